@@ -1,0 +1,47 @@
+# `make demo` and `make test` need git, make and Python 3.11+, and make their own .venv.
+
+NNODES ?= 3
+ARGS ?=
+SIM_SEEDS ?= 0..200
+BIN := .venv/bin
+
+.PHONY: help demo test check lint bench format clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo:  ## train on a LAN of NNODES=3 nodes on this machine
+	@scripts/bootstrap --with demo
+	@$(BIN)/mingle demo --nnodes $(NNODES)
+
+test:  ## all tests (ARGS="-k name" goes to pytest); what a machine lacks skips, and says so
+	@scripts/bootstrap --with dev
+	$(BIN)/pytest $(ARGS)
+
+check: lint  ## linters, unit tests, a short simulation: under two minutes
+	$(BIN)/pytest -q -m "not lan and not torch" $(ARGS)
+	@if [ -f tests/sim/__main__.py ]; then \
+		echo "$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)"; \
+		$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS); \
+	fi
+
+lint:  ## ruff, mypy, import rules
+	@scripts/bootstrap --with dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench:  ## measure, and print the table
+	@scripts/bootstrap --with dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+format:  ## rewrite the sources as ruff would have them
+	@scripts/bootstrap --with dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove .venv, caches and build results
+	rm -rf .venv build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+../../mingled/demo/digits.py

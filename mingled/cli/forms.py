@@ -1,0 +1,148 @@
+"""From flags, environment and CMD to one request: which form is meant, and does it make sense?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mingled.cli import torchrun
+from mingled.core.local import Join
+from mingled.core.messages import check_shape
+from mingled.core.words import Form, JobId
+from mingled.errors import BadInput
+from mingled.frameworks.environment import defaults
+from mingled.net.gpus import processes
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+class Flags(NamedTuple):
+    """What the user typed; None: not given."""
+
+    job: str | None
+    nnodes: str | None
+    node_rank: int | None
+    nproc_per_node: str | None
+    world_size: int | None
+    rank: int | None
+    timeout: str
+
+
+class Wish(NamedTuple):
+    """What is to be asked of the daemon, and the torchrun line if CMD is one."""
+
+    join: Join
+    line: torchrun.TorchrunLine | None
+
+
+def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: bool) -> Wish:
+    """Raises `BadInput` naming what to add or delete."""
+    if flags.job is None:
+        raise BadInput("no job ID; add --job NAME, the same on every machine")
+    job = JobId(flags.job)
+    given = defaults(env)
+    line = torchrun.read(cmd)
+    launcher = (flags.nnodes, flags.node_rank, flags.nproc_per_node)
+    process = (flags.world_size, flags.rank)
+    if any(f is not None for f in launcher) or line is not None:
+        if any(f is not None for f in process):
+            raise BadInput(_mixed(job, line))
+        join = _launcher(job, flags, line, given)
+    else:
+        join = _process(job, flags, given)
+    check_shape(join.form, join.size_min, join.size_max, join.rank, join.nproc, job)
+    return Wish(
+        Join(
+            job=job,
+            form=join.form,
+            size_min=join.size_min,
+            size_max=join.size_max,
+            rank=join.rank,
+            nproc=join.nproc,
+            timeout_s=seconds(flags.timeout, f"job {job}: --timeout"),
+            adopt=adopt,
+        ),
+        line,
+    )
+
+
+class _Shape(NamedTuple):
+    form: Form
+    size_min: int
+    size_max: int
+    rank: int | None
+    nproc: int
+
+
+def _mixed(job: JobId, line: torchrun.TorchrunLine | None) -> str:
+    if line is not None:
+        return (
+            f"job {job}: CMD is a launcher, one per node; delete --world-size and --rank, and say "
+            "--nnodes N (and --node-rank R, if you must)"
+        )
+    return (
+        f"job {job}: --nnodes, --node-rank and --nproc-per-node are for one launcher per node, "
+        "--world-size and --rank for one process each; delete one kind"
+    )
+
+
+def _launcher(
+    job: JobId, flags: Flags, line: torchrun.TorchrunLine | None, env: Mapping[str, str]
+) -> _Shape:
+    sizes = None
+    if flags.nnodes is not None:
+        said = f"job {job}: --nnodes {flags.nnodes}"
+        sizes = torchrun.node_counts(flags.nnodes, said)
+    rank, nproc = flags.node_rank, flags.nproc_per_node
+    if line is not None:
+        resolved = torchrun.check(line, job=job, nnodes=sizes, node_rank=rank, nproc=nproc, env=env)
+        sizes, rank, nproc = resolved.nnodes, resolved.node_rank, resolved.nproc
+    if sizes is None:
+        raise BadInput(f"job {job}: how many nodes? Add --nnodes N, the same on every machine")
+    if rank is None:
+        rank = _number(job, env, "NODE_RANK")
+    return _Shape(Form.LAUNCHER, sizes[0], sizes[1], rank, processes(nproc or "1", env=env))
+
+
+def _process(job: JobId, flags: Flags, env: Mapping[str, str]) -> _Shape:
+    size, rank = flags.world_size, flags.rank
+    if size is None:
+        size = _number(job, env, "WORLD_SIZE")
+    if rank is None:
+        rank = _number(job, env, "RANK")
+    if size is None and rank is None:
+        raise BadInput(
+            f"job {job}: neither a size nor a rank. Add --nnodes N for a launcher on each of N "
+            "nodes, --world-size W for W single processes, or --rank R where the script brings its "
+            "own world size"
+        )
+    if size is None:
+        return _Shape(Form.PLAIN, 0, 0, rank, 1)
+    return _Shape(Form.PROCESS, size, size, rank, 1)
+
+
+def _number(job: JobId, env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(name)
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInput(
+            f"job {job}: {name}={text!r} in the environment is no number; unset it or correct it"
+        ) from None
+
+
+def seconds(text: str, said: str) -> float | None:
+    """`90`, `90s`, `10m`, `1h30m` in seconds; None for `none`. Raises `BadInput`."""
+    if text.strip().lower() == "none":
+        return None
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or not any(match.groups()):
+        raise BadInput(f"{said} {text!r}: want a time as in 90s, 10m or 1h30m, or none")
+    hours, minutes, secs = (float(part or 0) for part in match.groups())
+    total = hours * 3600 + minutes * 60 + secs
+    if total <= 0:
+        raise BadInput(f"{said} {text!r}: want more than no time at all, or none")
+    return total

@@ -1,0 +1,59 @@
+"""`mingle`: the group of commands. Each is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from mingled import __version__
+from mingled.errors import MingleError
+
+_COMMANDS = {
+    "demo": ("mingled.cli.demo", "demo"),
+    "leave": ("mingled.cli.status", "leave"),
+    "status": ("mingled.cli.status", "status"),
+    "wait": ("mingled.cli.wait", "command"),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mingle")
+def command() -> None:
+    """Start distributed training with no address typed."""
+
+
+def main() -> None:
+    """Entry point of `mingle`."""
+    if sys.argv[1:2] == ["wait"]:  # has exits and an eval form of its own
+        from mingled.cli import wait
+
+        wait.main(sys.argv[2:])
+        return
+    try:
+        command.main(prog_name="mingle", standalone_mode=False)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        raise SystemExit(130) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except MingleError as error:
+        click.echo(f"mingle: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

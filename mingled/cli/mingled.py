@@ -1,0 +1,119 @@
+"""`mingled`: the daemon in the foreground, or, for a client that needs one, a private one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from mingled import __version__
+from mingled.errors import MingleError
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mingled")
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="MINGLE_SOCKET",
+    default=Path("/run/mingled/control.sock"),
+    show_default=True,
+    help="The Unix socket to serve. Clients look here, or where MINGLE_SOCKET says.",
+)
+@click.option(
+    "--link-port",
+    type=click.IntRange(1, 65_535),
+    envvar="MINGLE_LINK_PORT",
+    help="TCP port of the peer link; a busy one moves on to the next.  [default: 29490]",
+)
+@click.option(
+    "--interface",
+    "interfaces",
+    multiple=True,
+    envvar="MINGLED_INTERFACE",
+    help="Use only this interface or address; may be given more than once.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    envvar="MINGLE_LOG_LEVEL",
+    default="info",
+    show_default=True,
+)
+@click.option("--private", is_flag=True, hidden=True)
+@click.option("--daemonize", is_flag=True, hidden=True)
+@click.option("--ready-fd", type=int, hidden=True)
+def command(
+    socket_path: Path,
+    link_port: int | None,
+    interfaces: tuple[str, ...],
+    log_level: str,
+    private: bool,
+    daemonize: bool,
+    ready_fd: int | None,
+) -> None:
+    """Advertise and browse jobs on this machine's networks, for every user on it.
+
+    Needs no configuration. Stop it with Ctrl-C or SIGTERM: jobs that run go on, whoever waits is
+    told.
+    """
+    if daemonize and os.fork():
+        os._exit(0)  # the client goes on once `ready_fd` speaks
+
+    import asyncio
+    import logging
+
+    from mingled.daemon import LINK_PORT, Daemon, Options
+
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    options = Options(
+        socket=socket_path,
+        socket_mode=0o600 if private else 0o666,
+        private=private,
+        link_port=link_port or LINK_PORT,
+        interfaces=interfaces,
+    )
+
+    def ready() -> None:
+        if ready_fd is not None:
+            _say(ready_fd, "ready")
+
+    try:
+        if not private:
+            _make_folder(socket_path.parent)
+        asyncio.run(Daemon(options).run(ready))
+        if private:  # it ended in peace: nobody will look for its log
+            socket_path.with_suffix(".log").unlink(missing_ok=True)
+    except MingleError as error:
+        if ready_fd is not None:
+            _say(ready_fd, str(error))
+        click.echo(f"mingled: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def _say(fd: int, word: str) -> None:
+    try:
+        os.write(fd, word.replace("\n", " ").encode() + b"\n")
+        os.close(fd)
+    except OSError:
+        pass  # the client did not wait
+
+
+def _make_folder(folder: Path) -> None:
+    """The socket's folder, where we may make it; where we may not, binding says why."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o755, exist_ok=True)
+
+
+def main() -> None:
+    command(prog_name="mingled")
+
+
+if __name__ == "__main__":
+    main()

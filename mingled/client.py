@@ -1,0 +1,371 @@
+"""The training side: find a daemon or start a private one, ask, wait. Blocking and light.
+
+Daemons are looked for in this order: `MINGLE_SOCKET`; the system's, `/run/mingled/control.sock`; a
+private one, for one job of one user in one network namespace, which is started if it is not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from mingled.core import local
+from mingled.core.codec import encode
+from mingled.core.config import Config
+from mingled.core.words import JobId
+from mingled.errors import DaemonError, NotPermitted, from_code
+
+SYSTEM_SOCKET = Path("/run/mingled/control.sock")
+
+START_S = 20.0
+"""For a private daemon to say that it is ready: half a second on an idle machine."""
+
+REPLY_S = 10.0
+"""For a daemon to answer what it answers at once."""
+
+ATTEMPTS_MAX = 5
+"""A private daemon may end between our connect and our request: then another is started."""
+
+Told = Callable[[local.Local], None]
+"""Takes Progress and Notice while a join waits."""
+
+
+class Connection:
+    """One connection to a daemon."""
+
+    def __init__(self, sock: socket.socket, path: Path) -> None:
+        self.path = path
+        self._sock = sock
+        self._buffer = bytearray()
+        self.answered = False
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def send(self, message: local.Local) -> None:
+        """Raises `DaemonError` where the daemon is gone."""
+        try:
+            self._sock.sendall(encode(message))
+        except OSError as error:
+            raise self._gone(error.strerror or str(error)) from None
+
+    def receive(self, timeout_s: float | None = None) -> local.Local:
+        """The next message. Raises `DaemonError` when the daemon hangs up or, with a timeout,
+        does not answer."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            if until is not None:
+                left = max(0.0, until - time.monotonic())
+                if not select.select([self._sock], [], [], left)[0]:
+                    raise self._gone(f"does not answer within {timeout_s:g} s")
+            try:
+                chunk = self._sock.recv(65_536)
+            except OSError as error:
+                raise self._gone(error.strerror or str(error)) from None
+            if not chunk:
+                raise self._gone("it ended or hung up")
+            self._buffer += chunk
+        return self._next()
+
+    def pending(self) -> local.Local | None:
+        """A message that is here already, without waiting. Raises as `receive`."""
+        if b"\n" in self._buffer:
+            return self._next()
+        if not select.select([self._sock], [], [], 0)[0]:
+            return None
+        return self.receive()
+
+    def _next(self) -> local.Local:
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer[:] = rest
+        self.answered = True
+        return local.reply_decoder.decode(line)
+
+    def _gone(self, reason: str) -> DaemonError:
+        return DaemonError(
+            f"the daemon at {self.path} on {socket.gethostname()}: {reason}; see `mingle status`, "
+            "then run the command again"
+        )
+
+
+class Lease:
+    """A released participant: its config, and the way to end it."""
+
+    def __init__(self, connection: Connection, ready: local.Ready) -> None:
+        self.connection = connection
+        self.participant = ready.participant
+        self.config: Config = ready.config
+        self.token = ready.token
+        self.found_s = ready.found_s
+        self.waited_s = ready.waited_s
+
+    def leave(self, *, lost: bool = False, reason: str = "") -> None:
+        """End it; the others are told. A daemon that is gone has told them already."""
+        try:
+            connection = connect(self.connection.path)
+        except DaemonError:
+            return
+        leave = local.Leave(
+            job=JobId(self.config.job), participant=self.participant, lost=lost, reason=reason
+        )
+        try:
+            connection.send(leave)
+            connection.receive(REPLY_S)
+        except DaemonError:
+            pass
+        finally:
+            connection.close()
+            self.connection.close()
+
+
+# ---------------------------------------------------------------- requests
+
+
+def join(request: local.Join, told: Told) -> Lease:
+    """Take part, wait, and be released. `told` hears what happens meanwhile.
+
+    Raises the error that the daemon names (`mingled.errors`), or `DaemonError`.
+    """
+    request = msgspec.structs.replace(request, netns=network_namespace())
+    private_only = False
+    for _attempt in range(ATTEMPTS_MAX):
+        connection = find(request.job, private_only=private_only)
+        try:
+            connection.send(request)
+            while True:
+                message = connection.receive()
+                if isinstance(message, local.Ready):
+                    return Lease(connection, message)
+                if isinstance(message, local.Failed):
+                    if message.code == local.OTHER_NAMESPACE and "MINGLE_SOCKET" not in os.environ:
+                        private_only = True
+                        break
+                    raise from_code(message.code, message.sentence)
+                told(message)
+        except DaemonError:
+            connection.close()
+            if connection.answered:
+                raise
+        except BaseException:
+            connection.close()
+            raise
+    raise DaemonError(
+        f"job {request.job}: no daemon on {socket.gethostname()} stayed long enough to be asked; "
+        f"its log is in {private_folder()}"
+    )
+
+
+def ask(connection: Connection, request: local.Local) -> local.Local:
+    """One request, one answer. Raises the error that the daemon names."""
+    try:
+        connection.send(request)
+        answer = connection.receive(REPLY_S)
+    finally:
+        connection.close()
+    if isinstance(answer, local.Failed):
+        raise from_code(answer.code, answer.sentence)
+    return answer
+
+
+def adopt(token: str, pid: int) -> None:
+    """Hand the lease that goes with `token` to process `pid`. A token names its daemon's socket."""
+    path, _, secret = token.rpartition("#")
+    ask(connect(Path(path)), local.Adopt(token=secret, pid=pid))
+
+
+def daemons() -> list[Connection]:
+    """Connections to every daemon that this user can ask: `MINGLE_SOCKET` alone, or the system's
+    and this user's private ones."""
+    named = os.environ.get("MINGLE_SOCKET")
+    if named:
+        return [connect(Path(named))]
+    found = []
+    paths = [SYSTEM_SOCKET] if SYSTEM_SOCKET.exists() else []
+    folder = private_folder(create=False)
+    if folder.is_dir():
+        paths += sorted(folder.glob("*.sock"))
+    for path in paths:
+        try:
+            found.append(connect(path))
+        except NotPermitted:
+            raise
+        except DaemonError:
+            continue  # a stale socket of a private daemon that was killed
+    return found
+
+
+# ---------------------------------------------------------------- finding a daemon
+
+
+def network_namespace() -> int | None:
+    """The inode that names this process's network namespace; None where there is no such thing."""
+    try:
+        return os.stat("/proc/self/ns/net").st_ino
+    except OSError:
+        return None
+
+
+def find(job: JobId, *, private_only: bool = False) -> Connection:
+    """A connection to the daemon that is to serve `job`, started if need be."""
+    named = os.environ.get("MINGLE_SOCKET")
+    if named:
+        return connect(Path(named))
+    if not private_only and SYSTEM_SOCKET.exists():
+        try:
+            return connect(SYSTEM_SOCKET)
+        except NotPermitted:
+            raise  # said aloud, never stepped over
+        except DaemonError:
+            pass  # its socket file outlived it
+    return _private(job)
+
+
+def connect(path: Path) -> Connection:
+    """Raises `DaemonError`, or `NotPermitted`, naming the path and what to do."""
+    host = socket.gethostname()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(path))
+    except PermissionError:
+        sock.close()
+        raise NotPermitted(
+            f"{path} on {host}: no permission to ask this daemon; its socket's mode or owner "
+            "forbids it (ls -l), or name another one with MINGLE_SOCKET"
+        ) from None
+    except OSError as error:
+        sock.close()
+        reason = {
+            errno.ENOENT: "there is no such socket",
+            errno.ECONNREFUSED: "no daemon listens there",
+        }.get(error.errno or 0, error.strerror or str(error))
+        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+            reason = "this is no socket"
+        raise DaemonError(
+            f"{path} on {host}: {reason}; start `mingled --socket {path}`, or unset MINGLE_SOCKET "
+            "to have a private daemon started"
+        ) from None
+    return Connection(sock, path)
+
+
+def private_folder(*, create: bool = True) -> Path:
+    """Where this user's private daemons live: never in $HOME, which machines may share."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    uid = os.getuid()
+    if runtime and _is_ours(Path(runtime)):
+        folder = Path(runtime) / "mingled"
+    else:
+        folder = Path("/tmp") / f"mingled-{uid}"
+    if create:
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise DaemonError(
+                f"{folder}: {error.strerror}; a private daemon needs a folder: set XDG_RUNTIME_DIR"
+            ) from None
+        if not _is_ours(folder):
+            raise NotPermitted(
+                f"{folder} is not a folder of yours alone (owner {uid}, mode 0700); somebody else "
+                "may listen there: remove it, or set XDG_RUNTIME_DIR"
+            )
+    return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        info = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077
+
+
+def _private(job: JobId) -> Connection:
+    import hashlib
+
+    from mingled import locks
+
+    name = hashlib.sha256(f"{network_namespace()} {job}".encode()).hexdigest()[:24]
+    path = private_folder() / f"{name}.sock"
+    try:
+        return connect(path)
+    except DaemonError:
+        pass
+    # Everybody who finds no daemon meets at this lock; the first starts one, the rest connect.
+    lock_path = path.with_suffix(".start")
+    lock = locks.acquire(lock_path, wait=True)
+    try:
+        try:
+            return connect(path)
+        except DaemonError:
+            _start(path)
+        return connect(path)
+    finally:
+        locks.release(lock, lock_path)
+
+
+def _start(path: Path) -> None:
+    """A private daemon, detached from everything of ours: terminal, session, descriptors."""
+    import subprocess
+
+    if not sys.executable:
+        raise DaemonError("no Python interpreter to start a private daemon with; run `mingled`")
+    reader, writer = os.pipe()
+    environ = dict(os.environ)
+    if environ.get("PYTHONPATH"):  # the daemon's folder is /, so relative entries would break
+        entries = environ["PYTHONPATH"].split(os.pathsep)
+        environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(e) for e in entries if e)
+    command = [sys.executable, "-P", "-m", "mingled.cli.mingled", "--private", "--daemonize"]
+    command += ["--socket", str(path), "--ready-fd", str(writer)]
+    try:
+        log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError:
+        log = os.open(os.devnull, os.O_WRONLY)  # a full disk is no reason not to train
+    try:
+        subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(writer,),
+            start_new_session=True,
+            cwd="/",
+            env=environ,
+            check=False,
+        )
+        os.close(writer)
+        writer = -1
+        said = _until_ready(reader)
+    finally:
+        for fd in (reader, writer, log):
+            if fd >= 0:
+                os.close(fd)
+    if said != "ready":
+        raise DaemonError(
+            f"a private daemon could not be started on {socket.gethostname()}: "
+            f"{said or 'it ended at once'}; its log is {path.with_suffix('.log')}"
+        )
+
+
+def _until_ready(reader: int) -> str:
+    said = b""
+    until = time.monotonic() + START_S
+    while not said.endswith(b"\n"):
+        left = max(0.0, until - time.monotonic())
+        if not select.select([reader], [], [], left)[0]:
+            return f"not ready within {START_S:g} s"
+        chunk = os.read(reader, 4096)
+        if not chunk:
+            break
+        said += chunk
+    return said.decode(errors="replace").strip()

@@ -1,0 +1,124 @@
+"""What the shell is to do, in the imperative. Each is performed in order; none of them decides."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mingled.core.local import Job, Local
+from mingled.core.messages import Advert, Message
+from mingled.core.words import JobId, Label, Nonce, ParticipantId
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all actions."""
+
+
+class Tell(Action, frozen=True, kw_only=True):
+    """One line to a participant's client, if it is still there."""
+
+    participant: ParticipantId
+    message: Local
+
+
+class Answer(Action, frozen=True, kw_only=True):
+    """The one answer to a request on its own connection."""
+
+    request: int
+    message: Local
+
+
+class Describe(Action, frozen=True, kw_only=True):
+    """The jobs for a Report; the shell adds what it knows of itself and answers `request`."""
+
+    request: int
+    jobs: tuple[Job, ...]
+
+
+class Rehold(Action, frozen=True, kw_only=True):
+    """The process behind `request`, opened for AdoptAsked, is the participant's holder now."""
+
+    participant: ParticipantId
+    request: int
+
+
+class Release(Action, frozen=True, kw_only=True):
+    """The participant is over: close its connection and stop watching its holder."""
+
+    participant: ParticipantId
+
+
+class Advertise(Action, frozen=True, kw_only=True):
+    """Publish, or publish anew with other addresses, on every rung."""
+
+    advert: Advert
+
+
+class Withdraw(Action, frozen=True, kw_only=True):
+    label: Label
+    claim: Nonce
+
+
+class Ask(Action, frozen=True, kw_only=True):
+    """Ask the network who leads jobs. `unicast`: ask for an answer to us alone (QU)."""
+
+    unicast: bool
+
+
+class Doubt(Action, frozen=True, kw_only=True):
+    """An advert did not hold: ask for it again, so that caches drop it (RFC 6762, 10.4)."""
+
+    label: Label
+    claim: Nonce
+
+
+class OpenLink(Action, frozen=True, kw_only=True):
+    """Race TCP to all addresses, best first. Answered by LinkOpened or LinkFailed."""
+
+    link: int
+    label: Label
+    addresses: tuple[str, ...]
+    port: int
+
+
+class SendFrame(Action, frozen=True, kw_only=True):
+    link: int
+    message: Message
+
+
+class CloseLink(Action, frozen=True, kw_only=True):
+    """What was sent before still goes out."""
+
+    link: int
+
+
+class OpenProof(Action, frozen=True, kw_only=True):
+    """Find a port that is free and listen there with the nonce. Tried in order from `first`,
+    around `base`..`base+count-1`, without those in `avoid`. Answered by ProofOpened/ProofFailed."""
+
+    job: JobId
+    proof: Nonce
+    first: int
+    base: int
+    count: int
+    avoid: frozenset[int]
+
+
+class CloseProof(Action, frozen=True, kw_only=True):
+    """Stop listening, at once and without TIME_WAIT. With `keep`, the port stays reserved against
+    other daemons (not against the training process) until FreePort."""
+
+    proof: Nonce
+    keep: bool
+
+
+class FreePort(Action, frozen=True, kw_only=True):
+    proof: Nonce
+
+
+class ProvePath(Action, frozen=True, kw_only=True):
+    """Connect there and read the nonce. Answered by PathProven or PathRefuted."""
+
+    job: JobId
+    proof: Nonce
+    address: str
+    port: int

@@ -1,0 +1,86 @@
+"""The adverts that were heard: hints about who may lead what, bounded against a hostile network."""
+
+from __future__ import annotations
+
+from mingled.core.messages import Advert
+from mingled.core.settings import Settings
+from mingled.core.words import Label, Nonce
+
+
+class Heard:
+    """One advert and what came of trying it."""
+
+    __slots__ = ("advert", "failures", "retry_at")
+
+    def __init__(self, advert: Advert) -> None:
+        self.advert = advert
+        self.failures = 0
+        self.retry_at = 0.0  #: not before; 0: at once
+
+
+class AdvertBook:
+    """All adverts on the LAN, by label and claim. Suspects (their connection failed) stay, since a
+    live leader behind a lossy link looks the same; they are tried again ever more rarely."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._by_label: dict[Label, dict[Nonce, Heard]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, advert: Advert) -> bool:
+        """Note an advert; True if it is new or says something new. A repeated one clears nothing:
+        a ghost in many caches would else be tried at full speed for ever."""
+        claims = self._by_label.setdefault(advert.label, {})
+        known = claims.get(advert.claim)
+        if known is not None:
+            if known.advert == advert:
+                return False
+            claims[advert.claim] = Heard(advert)
+            return True
+        if len(claims) >= self._settings.adverts_per_label_max:
+            self._drop(advert.label, max(claims, key=lambda c: claims[c].failures))
+        elif self._count >= self._settings.adverts_max:
+            oldest = next(iter(self._by_label))
+            self._drop(oldest, next(iter(self._by_label[oldest])))
+        self._by_label.setdefault(advert.label, {})[advert.claim] = Heard(advert)
+        self._count += 1
+        return True
+
+    def remove(self, label: Label, claim: Nonce) -> None:
+        if claim in self._by_label.get(label, {}):
+            self._drop(label, claim)
+
+    def _drop(self, label: Label, claim: Nonce) -> None:
+        claims = self._by_label[label]
+        del claims[claim]
+        self._count -= 1
+        if not claims:
+            del self._by_label[label]
+
+    def of(self, label: Label) -> list[Heard]:
+        """Every advert of one job, trusted ones first, then by claim: the smaller claim wins a
+        conflict, so it is the better guess."""
+        found = self._by_label.get(label, {}).values()
+        return sorted(found, key=lambda h: (h.failures, h.advert.claim))
+
+    def failed(self, label: Label, claim: Nonce, now: float) -> float:
+        """The advert's address did not answer as its leader would. Returns when to try again."""
+        known = self._by_label.get(label, {}).get(claim)
+        if known is None:
+            return now
+        pause = min(
+            self._settings.retry_min_s * 2.0 ** min(known.failures, 30), self._settings.retry_max_s
+        )
+        known.failures += 1
+        known.retry_at = now + pause
+        return known.retry_at
+
+    def held(self, label: Label, claim: Nonce) -> None:
+        """Its leader answered: whatever failed before is forgiven."""
+        known = self._by_label.get(label, {}).get(claim)
+        if known is not None:
+            known.failures = 0
+            known.retry_at = 0.0

@@ -1,0 +1,161 @@
+"""Two leaders of one job. They meet over a link of their own, compare, and one yields.
+
+A running round beats none, an explicit rank 0 beats an elected one, then the smaller nonce wins.
+Nobody yields to an advert: only to a rival that answered, and never between PREPARE and its
+outcome, nor once sealed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mingled.core import actions
+from mingled.core.messages import Advert, Contest
+from mingled.core.table import State
+from mingled.core.words import Nonce
+
+if TYPE_CHECKING:
+    from mingled.core.claim import Claim
+
+
+class _Rival(msgspec.Struct, kw_only=True):
+    """Mutable: one other advert of this job."""
+
+    advert: Advert
+    next_at: float  #: when to ask it; while a link is open, when to give up on that
+    link: int | None = None
+
+
+def loses(mine: Contest, theirs: Contest) -> bool:
+    """Does `mine` yield to `theirs`? Both sides compute it from the same two messages."""
+    if mine.sealed or mine.busy or theirs.busy:
+        return False
+    if (mine.sealed, mine.explicit) != (theirs.sealed, theirs.explicit):
+        return (mine.sealed, mine.explicit) < (theirs.sealed, theirs.explicit)
+    return mine.claim > theirs.claim
+
+
+class Contests:
+    """The rivals of one claim."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._ctx = claim.ctx
+        self._rivals: dict[Nonce, _Rival] = {}
+
+    def heard(self, advert: Advert, now: float) -> None:
+        """An advert that is new or says something new; it is in the book, which bounds us too."""
+        known = self._rivals.get(advert.claim)
+        if known is not None:
+            known.advert = advert
+        elif advert.claim != self._claim.nonce:
+            listed = {h.advert.claim for h in self._ctx.book.of(advert.label)}
+            for claim in [c for c in self._rivals if c not in listed]:
+                self.gone(claim)
+            self._rivals[advert.claim] = _Rival(advert=advert, next_at=now)
+
+    def gone(self, claim: Nonce) -> None:
+        """Its advert was withdrawn."""
+        rival = self._rivals.pop(claim, None)
+        if rival is not None and rival.link is not None:
+            self._ctx.do(actions.CloseLink(link=rival.link))
+
+    @property
+    def open(self) -> bool:
+        """A rival was heard that nobody has shown to be a ghost."""
+        book = self._ctx.book.of(self._claim.job.label)
+        return any(h.advert.claim in self._rivals and not h.failures for h in book)
+
+    def owns(self, link: int) -> bool:
+        return any(r.link == link for r in self._rivals.values())
+
+    def opened(self, link: int, now: float) -> None:
+        for rival in self._rivals.values():
+            if rival.link == link:
+                self._ctx.send(link, self.standing(rival.advert.claim))
+                rival.next_at = now + self._ctx.settings.first_frame_s
+
+    def failed(self, link: int, now: float) -> None:
+        """The rival cannot be reached, or hung up without a word: perhaps a ghost."""
+        for rival in self._rivals.values():
+            if rival.link == link:
+                rival.link = None
+                advert = rival.advert
+                self._ctx.do(actions.Doubt(label=advert.label, claim=advert.claim))
+                rival.next_at = max(
+                    self._ctx.book.failed(advert.label, advert.claim, now),
+                    now + self._ctx.settings.retry_min_s,
+                )
+
+    def stale(self, link: int) -> None:
+        """There is no such claim where the advert points."""
+        for claim, rival in list(self._rivals.items()):
+            if rival.link == link:
+                self._ctx.book.remove(rival.advert.label, claim)
+                self.gone(claim)
+
+    def standing(self, rival: Nonce) -> Contest:
+        """What this claim has to show."""
+        claim, job = self._claim, self._claim.job
+        user = next((s.holder.user for s in job.seats.values()), "")
+        return Contest(
+            label=job.label,
+            claim=claim.nonce,
+            rival=rival,
+            job=job.job,
+            node=self._ctx.card(),
+            user=user,
+            explicit=any(s.join.rank == 0 for s in job.seats.values()),
+            sealed=any(h.live and h.claim == claim.nonce for h in job.helds)
+            or claim.seal.open_port is not None,
+            busy=job.state is State.PREPARING,
+        )
+
+    def asked(self, link: int, message: Contest, remote: str, now: float) -> None:
+        """A rival asked us: answer, then yield if that is how it came out."""
+        mine = self.standing(message.claim)
+        self._ctx.send(link, mine)
+        if loses(mine, message):
+            self._yield(message, remote, now)
+
+    def answered(self, link: int, message: Contest, remote: str, now: float) -> None:
+        """A rival that we asked has answered."""
+        mine = self.standing(message.claim)
+        rival = next(r for r in self._rivals.values() if r.link == link)
+        self._ctx.do(actions.CloseLink(link=link))
+        if (message.claim, message.rival) != (rival.advert.claim, mine.claim):
+            self.failed(link, now)  # it answers for a claim that was not asked for
+            return
+        rival.link = None
+        rival.next_at = now + self._ctx.settings.contest_every_s
+        self._ctx.book.held(message.label, message.claim)
+        if loses(mine, message):
+            self._yield(message, remote, now)
+
+    def _yield(self, winner: Contest, remote: str, now: float) -> None:
+        addresses = (remote, *(a for a in winner.node.addresses if a != remote))
+        mine = self._claim.advert()
+        advert = msgspec.structs.replace(
+            mine, claim=winner.claim, port=winner.node.port, addresses=addresses
+        )
+        self._claim.job.yield_to(advert, winner, remote, now)
+
+    def tick(self, now: float) -> None:
+        for rival in list(self._rivals.values()):
+            if now < rival.next_at:
+                continue
+            if rival.link is None:
+                rival.link = self._ctx.open(rival.advert)
+                rival.next_at = float("inf")  # LinkOpened or LinkFailed comes for certain
+            else:
+                self._ctx.do(actions.CloseLink(link=rival.link))
+                self.failed(rival.link, now)
+
+    def deadline(self) -> float | None:
+        return min((r.next_at for r in self._rivals.values()), default=None)
+
+    def close(self) -> None:
+        for claim in list(self._rivals):
+            self.gone(claim)

@@ -1,0 +1,75 @@
+"""What all jobs of one daemon share inside the core: its settings, its identity, its outbox."""
+
+from __future__ import annotations
+
+from mingled.core import actions
+from mingled.core.adverts import AdvertBook
+from mingled.core.events import Address
+from mingled.core.messages import Advert, Message, NodeCard
+from mingled.core.settings import Settings
+from mingled.core.stream import Stream
+from mingled.core.words import JobId, NodeId
+
+
+class Context:
+    """Mutable, owned by one `Rendezvous`. `out` collects the actions of the event at hand."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        stream: Stream,
+        node: NodeId,
+        host: str,
+        link_port: int,
+        addresses: tuple[Address, ...],
+        cluster_key: bytes = b"",
+        key_id: str,
+    ) -> None:
+        self.settings = settings
+        self.stream = stream
+        self.node = node
+        self.host = host
+        self.link_port = link_port
+        self.addresses = addresses
+        self.cluster_key = cluster_key
+        self.key_id = key_id
+        self.book = AdvertBook(settings)
+        self.out: list[actions.Action] = []
+        self.ports: dict[int, JobId] = {}  #: master ports in use by jobs led here
+        self._links = -1
+
+    def next_link(self) -> int:
+        """Links that the core opens are odd; those the shell accepts are even."""
+        self._links += 2
+        return self._links
+
+    def do(self, action: actions.Action) -> None:
+        self.out.append(action)
+
+    def send(self, link: int, message: Message) -> None:
+        self.out.append(actions.SendFrame(link=link, message=message))
+
+    def open(self, advert: Advert) -> int:
+        """Ask for a link to the claim's daemon; its number."""
+        link = self.next_link()
+        self.do(
+            actions.OpenLink(
+                link=link, label=advert.label, addresses=advert.addresses, port=advert.port
+            )
+        )
+        return link
+
+    def card(self) -> NodeCard:
+        return NodeCard(
+            node=self.node,
+            host=self.host,
+            port=self.link_port,
+            addresses=tuple(a.address for a in self.addresses),
+        )
+
+    def listening_on(self) -> str:
+        """For hints and errors: this node's interfaces and addresses."""
+        if not self.addresses:
+            return "no network address"
+        return ", ".join(f"{a.interface} {a.address}" for a in self.addresses[:4])

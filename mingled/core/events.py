@@ -1,0 +1,176 @@
+"""What has happened, in the past tense. The shell makes them; `Rendezvous.handle` takes them.
+
+A link is a number: odd ones the core opened, even ones the shell accepted.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mingled.core.local import Join
+from mingled.core.messages import Advert, Message
+from mingled.core.words import JobId, Label, Nonce, ParticipantId
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all events."""
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """One address of this node and the interface that has it."""
+
+    address: str
+    interface: str
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that a lease hangs on."""
+
+    pid: int
+    identity: str  #: pid and start time, or whatever else tells two lives of one pid apart
+    uid: int
+    user: str
+    watched: bool  #: a pidfd is held, so that its end is seen; else its connection is the lease
+
+
+# ---------------------------------------------------------------- from the control socket
+
+
+class JoinAsked(Event, frozen=True, kw_only=True):
+    participant: ParticipantId
+    join: Join
+    holder: Holder
+
+
+class ClientVanished(Event, frozen=True, kw_only=True):
+    """The connection of a participant ended."""
+
+    participant: ParticipantId
+
+
+class HolderEnded(Event, frozen=True, kw_only=True):
+    """The process that held the lease is no more. `status` as from waitpid, None if unknown."""
+
+    participant: ParticipantId
+    status: int | None
+
+
+class LeaveAsked(Event, frozen=True, kw_only=True):
+    request: int  #: of the client's connection, for the answer
+    job: JobId
+    uid: int
+    participant: ParticipantId | None
+    lost: bool
+    reason: str
+
+
+class AdoptAsked(Event, frozen=True, kw_only=True):
+    request: int
+    token: str
+    uid: int  #: of the asking client
+    holder: Holder | None  #: None: there is no such process, or its end cannot be seen
+    pid: int
+
+
+class StatusAsked(Event, frozen=True, kw_only=True):
+    request: int
+    uid: int
+
+
+# ---------------------------------------------------------------- from discovery
+
+
+class AdvertHeard(Event, frozen=True, kw_only=True):
+    advert: Advert
+
+
+class AdvertGone(Event, frozen=True, kw_only=True):
+    """A goodbye, or the record's time is over."""
+
+    label: Label
+    claim: Nonce
+
+
+class AddressesChanged(Event, frozen=True, kw_only=True):
+    """This node's candidate addresses, best first."""
+
+    addresses: tuple[Address, ...]
+
+
+# ---------------------------------------------------------------- from the peer link
+
+
+class LinkOpened(Event, frozen=True, kw_only=True):
+    """A connection that the core asked for stands."""
+
+    link: int
+    local: Address
+    remote_address: str
+
+
+class LinkFailed(Event, frozen=True, kw_only=True):
+    """... or does not: `reason` names each address tried and the system's reason."""
+
+    link: int
+    reason: str
+
+
+class LinkAccepted(Event, frozen=True, kw_only=True):
+    link: int
+    local: Address
+    remote_address: str
+
+
+class FrameReceived(Event, frozen=True, kw_only=True):
+    link: int
+    message: Message
+
+
+class LinkClosed(Event, frozen=True, kw_only=True):
+    """By the other side, by the network, or by us for what it sent; not after CloseLink."""
+
+    link: int
+    reason: str
+
+
+# ---------------------------------------------------------------- from the proof
+
+
+class ProofOpened(Event, frozen=True, kw_only=True):
+    """The port is ours, and its listener says the nonce to whoever connects."""
+
+    job: JobId
+    proof: Nonce
+    port: int
+
+
+class ProofFailed(Event, frozen=True, kw_only=True):
+    """No port could be had."""
+
+    job: JobId
+    proof: Nonce
+    reason: str
+
+
+class PathProven(Event, frozen=True, kw_only=True):
+    """This node reached rank 0's port and read the nonce there, from `local`."""
+
+    job: JobId
+    proof: Nonce
+    local: Address
+
+
+class PathRefuted(Event, frozen=True, kw_only=True):
+    job: JobId
+    proof: Nonce
+    reason: str
+
+
+class Ticked(Event, frozen=True, kw_only=True):
+    """`deadline()` has come."""
+
+
+class Stopped(Event, frozen=True, kw_only=True):
+    """The daemon is told to end: withdraw, tell everybody, answer whoever waits."""
+
+    reason: str

@@ -1,0 +1,309 @@
+"""What daemons say to each other over the peer link. JSON lines; `type` names the message.
+
+A follower opens the connection and says Join; the leader answers Welcome or Refuse, and from then
+on leads: Progress*, Prepare, Commit or Abort. Every message names the claim that it belongs to, so
+nothing replayed from another claim is ever taken for this one's.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mingled.core.codec import VERSION, Decoder
+from mingled.core.config import Member
+from mingled.core.words import (
+    NPROC_MAX,
+    SIZE_MAX,
+    Form,
+    JobId,
+    Label,
+    NodeId,
+    Nonce,
+    ParticipantId,
+)
+from mingled.errors import BadInput
+
+FRAME_SIZE_BYTES_MAX = 4 * 1024 * 1024
+"""A roster of 10,000 members is about 3 MiB; more than this from a peer is an attack or a bug."""
+
+NAMES_SHOWN_MAX = 32
+"""Hosts and ranks listed in progress: people read no more, and 1,000 waiters get each line."""
+
+TEXT_CHARS_MAX = 1_000
+"""A sentence from a peer. Longer ones are cut on arrival."""
+
+HOST_CHARS_MAX = 255
+"""RFC 1035: no host name is longer."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    """Base of everything on the peer link."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One participant as its own daemon states it."""
+
+    participant: ParticipantId
+    form: Form
+    size_min: int  #: participants wanted at least; 0 in the plain form
+    size_max: int
+    rank: int | None  #: the rank asked for, None for automatic
+    nproc: int
+    user: str
+    pid: int
+
+    def __post_init__(self) -> None:
+        check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc)
+
+
+def check_shape(
+    form: Form, size_min: int, size_max: int, rank: int | None, nproc: int, job: str = ""
+) -> None:
+    """Sizes, rank and form of one participant must make sense together; `BadInput` otherwise."""
+    of_job = f"job {job}: " if job else ""
+    size, ordinal = _NOUNS[form]
+    if form is Form.PLAIN:
+        if rank is None:
+            raise BadInput(f"{of_job}neither a rank nor a size; add --nnodes N or --world-size N")
+        if size_min or size_max:
+            raise BadInput(f"{of_job}a plain participant has no size")
+        if not 0 <= rank < SIZE_MAX:
+            raise BadInput(f"{of_job}rank {rank} is not between 0 and {SIZE_MAX - 1}")
+    elif not 1 <= size_min <= size_max <= SIZE_MAX:
+        raise BadInput(f"{of_job}{size} {size_min}:{size_max} is not between 1 and {SIZE_MAX}")
+    elif rank is not None and not 0 <= rank < size_max:
+        raise BadInput(
+            f"{of_job}{ordinal} {rank} is outside the job: with {size} {size_max} "
+            f"ranks go from 0 to {size_max - 1}"
+        )
+    if not 1 <= nproc <= NPROC_MAX:
+        raise BadInput(f"{of_job}{nproc} processes per node is not between 1 and {NPROC_MAX}")
+
+
+_NOUNS = {
+    Form.LAUNCHER: ("--nnodes", "node rank"),
+    Form.PROCESS: ("--world-size", "rank"),
+    Form.PLAIN: ("", "rank"),
+}
+
+
+class NodeCard(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a daemon is."""
+
+    node: NodeId
+    host: str
+    port: int  #: its own peer link port
+    addresses: tuple[str, ...]  #: its candidate addresses, best first
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A sealed round that still runs, told to whoever comes late."""
+
+    round: int
+    since_s: float  #: seconds since it was sealed
+    hosts: tuple[str, ...]  #: at most NAMES_SHOWN_MAX
+    size: int
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """One participant that is present, for progress lines."""
+
+    host: str
+    rank: int | None
+
+
+class Join(Message, tag="join", frozen=True, kw_only=True):
+    """A daemon's participants in one job, all of them: the newest Join replaces the one before."""
+
+    version: tuple[int, int] = VERSION
+    label: Label
+    claim: Nonce
+    job: JobId
+    node: NodeCard
+    entries: tuple[Entry, ...]
+    prepared: Nonce | None = None  #: proof of an attempt acknowledged here, its outcome unknown
+
+
+class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
+    """The leader took the Join. Only this makes a session."""
+
+    version: tuple[int, int] = VERSION
+    claim: Nonce
+    node: NodeCard
+    seen_address: str  #: the follower's address as the leader sees it
+
+
+class Refuse(Message, tag="refuse", frozen=True, kw_only=True):
+    """No. `participants` are refused, or everybody on the node where it is empty."""
+
+    claim: Nonce
+    code: str  #: of an error class in `mingled.errors`, or "stale": no such claim lives here
+    sentence: str
+    participants: tuple[ParticipantId, ...] = ()
+
+
+class Progress(Message, tag="progress", frozen=True, kw_only=True):
+    """Who is here and what is missing, coalesced."""
+
+    claim: Nonce
+    here: int
+    size_min: int
+    size_max: int
+    present: tuple[Seen, ...]  #: at most NAMES_SHOWN_MAX
+    missing: tuple[int, ...]  #: ranks that somebody must still bring; empty where any will do
+    running: Running | None = None
+    note: str = ""
+
+
+class Prepare(Message, tag="prepare", frozen=True, kw_only=True):
+    """Phase one: this is the roster. Prove that you reach rank 0, then Ack or Nack."""
+
+    claim: Nonce
+    round: int
+    proof: Nonce  #: what the listener at master_addr:master_port says
+    master_addr: str
+    master_port: int
+    members: tuple[Member, ...]
+
+
+class Ack(Message, tag="ack", frozen=True, kw_only=True):
+    """The path is proven. `proof` names the attempt: a round that was aborted is tried again under
+    the same number, and an answer to the first try must not count for the second."""
+
+    claim: Nonce
+    round: int
+    proof: Nonce
+
+
+class Nack(Message, tag="nack", frozen=True, kw_only=True):
+    claim: Nonce
+    round: int
+    proof: Nonce
+    reason: str
+
+
+class Commit(Message, tag="commit", frozen=True, kw_only=True):
+    """Phase two: everybody acknowledged."""
+
+    claim: Nonce
+    round: int
+    proof: Nonce
+
+
+class Abort(Message, tag="abort", frozen=True, kw_only=True):
+    """This attempt will not be sealed; gathering goes on."""
+
+    claim: Nonce
+    round: int
+    proof: Nonce
+    reason: str
+
+
+class Admit(Message, tag="admit", frozen=True, kw_only=True):
+    """Plain form: rank 0 is released and this is its port; its address is the one you reached."""
+
+    claim: Nonce
+    master_port: int
+
+
+class Rival(Message, tag="rival", frozen=True, kw_only=True):
+    """A follower tells its leader of another leader's advert."""
+
+    claim: Nonce
+    advert: Advert
+
+
+class Contest(Message, tag="contest", frozen=True, kw_only=True):
+    """One leader to another: we both claim this job. The answer is the other's Contest."""
+
+    version: tuple[int, int] = VERSION
+    label: Label
+    claim: Nonce  #: of the sender
+    rival: Nonce  #: of the receiver
+    job: JobId
+    node: NodeCard
+    user: str
+    explicit: bool  #: somebody on this node asked for rank 0
+    sealed: bool  #: a round of this claim runs
+    busy: bool = False  #: between Prepare and its outcome: ask again
+
+
+class Redirect(Message, tag="redirect", frozen=True, kw_only=True):
+    """The leader yields; go to the winner."""
+
+    claim: Nonce
+    advert: Advert
+    host: str
+
+
+class Dismiss(Message, tag="dismiss", frozen=True, kw_only=True):
+    """The claim is over; whoever still waits searches again."""
+
+    claim: Nonce
+    reason: str
+
+
+class Ended(Message, tag="ended", frozen=True, kw_only=True):
+    """Follower to leader: a released participant of mine is no more."""
+
+    claim: Nonce
+    round: int
+    participant: ParticipantId
+    left: bool
+    reason: str
+
+
+class Gone(Message, tag="gone", frozen=True, kw_only=True):
+    """Leader to everybody: a member of the round has left, or is lost."""
+
+    claim: Nonce
+    round: int
+    rank: int
+    left: bool
+    reason: str
+
+
+class Ping(Message, tag="ping", frozen=True, kw_only=True):
+    """Either side, to hear that the other lives; answered by Pong."""
+
+    claim: Nonce
+
+
+class Pong(Message, tag="pong", frozen=True, kw_only=True):
+    claim: Nonce
+
+
+class Advert(msgspec.Struct, frozen=True, kw_only=True):
+    """What a leader publishes over discovery. A hint: every field may be stale or forged."""
+
+    version: int
+    key_id: str
+    label: Label
+    claim: Nonce
+    port: int
+    addresses: tuple[str, ...]
+
+
+type_of_peer_messages = (
+    Join
+    | Welcome
+    | Refuse
+    | Progress
+    | Prepare
+    | Ack
+    | Nack
+    | Commit
+    | Abort
+    | Admit
+    | Rival
+    | Contest
+    | Redirect
+    | Dismiss
+    | Ended
+    | Gone
+    | Ping
+    | Pong
+)
+
+peer_decoder: Decoder[Message] = Decoder(type_of_peer_messages, "peer frame")
+"""Bytes of one line from a peer to one message."""

@@ -1,0 +1,347 @@
+"""The follower's side of one job: reach a leader, join it, prove the path, hold to its word.
+
+A follower is locked to one leader at a time. Before PREPARE it is let go by the leader's word or
+the loss of the link; after its ACK by ABORT or COMMIT only, and if the link is lost for good then,
+the outcome cannot be known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mingled.core import actions, messages
+from mingled.core.codec import check_version
+from mingled.core.events import Address
+from mingled.core.messages import Advert, Entry
+from mingled.core.roster import config_of, plain_config
+from mingled.core.table import State, Trigger
+from mingled.core.words import Form, Nonce, ParticipantId
+from mingled.errors import MingleError
+
+if TYPE_CHECKING:
+    from mingled.core.job import Job
+
+
+class Pursuit:
+    """One advert being followed, from the first connect to the end of its claim."""
+
+    def __init__(self, job: Job, advert: Advert) -> None:
+        self._job = job
+        self._ctx = job.ctx
+        self.advert = advert
+        self.link = self._ctx.open(advert)
+        self.local: Address | None = None
+        self.remote = ""  #: the leader's address as we reached it
+        self.leader: messages.NodeCard | None = None
+        self.progress: messages.Progress | None = None
+        self.prepare: messages.Prepare | None = None
+        self.proven: Address | None = None  #: our side of the proven path
+        self.unsure_until: float | None = None
+        self.retry_at: float | None = None  #: of the link, while unsure
+        self.heard_at = 0.0
+        self._told: tuple[Entry, ...] | None = None  #: what the last Join said
+        self._rivals_told: set[Nonce] = set()
+
+    @property
+    def claim(self) -> Nonce:
+        return self.advert.claim
+
+    def where(self) -> str:
+        """The leader, for sentences."""
+        if self.leader is not None:
+            return f"{self.leader.host} ({self.remote})"
+        return f"{', '.join(self.advert.addresses)} port {self.advert.port}"
+
+    # ------------------------------------------------------------ the link
+
+    def opened(self, local: Address, remote_address: str, now: float) -> None:
+        self.local, self.remote, self.heard_at = local, remote_address, now
+        if self._job.state is State.UNSURE:
+            assert self.prepare is not None
+            self._send_join(prepared=self.prepare.proof)
+        else:
+            self._job.to(Trigger.LOCK)
+            self._send_join()
+
+    def failed(self, reason: str, now: float) -> None:
+        """The link could not be opened, or is gone."""
+        job = self._job
+        if job.state is State.PREPARED:
+            job.to(Trigger.DOUBT)
+            self.unsure_until = now + self._ctx.settings.unsure_s
+        if job.state is State.UNSURE:
+            self.retry_at = now + self._ctx.settings.retry_min_s
+            return
+        self._ctx.book.failed(self.advert.label, self.claim, now)
+        if self.leader is None:
+            self._ctx.do(actions.Doubt(label=self.advert.label, claim=self.claim))
+        job.lose_leader(f"{self.where()}: {reason}", now)
+
+    def tick(self, now: float) -> None:
+        if self._job.state is State.UNSURE:
+            assert self.unsure_until is not None
+            if now >= self.unsure_until:
+                self._job.outcome_unknown(self.where(), now)
+            elif self.retry_at is not None and now >= self.retry_at:
+                self.retry_at = None
+                self.link = self._ctx.open(self.advert)
+        elif self.local is not None and now >= self.heard_at + self._patience_s():
+            self._ctx.do(actions.CloseLink(link=self.link))
+            self._job.link_lost(self.link, f"silent for {self._patience_s():g} s", now)
+
+    def _patience_s(self) -> float:
+        """A leader answers a Join at once, so that its first word is waited for less long."""
+        settings = self._ctx.settings
+        return settings.first_frame_s if self.leader is None else settings.silence_max_s
+
+    def deadline(self) -> float | None:
+        if self._job.state is State.UNSURE:
+            times = (self.unsure_until, self.retry_at)
+            return min(t for t in times if t is not None)
+        return None if self.local is None else self.heard_at + self._patience_s()
+
+    def close(self) -> None:
+        self._ctx.do(actions.CloseLink(link=self.link))
+
+    # ------------------------------------------------------------ what we tell the leader
+
+    def seat_ended(self, participant: ParticipantId, reason: str) -> None:
+        """A waiting seat here is no more: a round with it must not be sealed."""
+        proving = self._job.state is State.PROVING and self.prepare is not None
+        members = self.prepare.members if proving and self.prepare is not None else ()
+        if any(m.participant == participant for m in members):
+            self._nack(reason)
+        self.entries_changed()
+
+    def entries_changed(self) -> None:
+        """Local seats may have come or gone: say so, unless an outcome is open. Then it is said
+        as soon as that is known."""
+        if self._job.state is State.FOLLOWING and self._entries() != self._told:
+            self._send_join()
+
+    def abandon(self) -> None:
+        """We go elsewhere, over a link that a sealed round still needs: nobody here follows."""
+        self._send_join(())
+
+    def _entries(self) -> tuple[Entry, ...]:
+        """Who follows. Rank 0 never does: it is about to claim."""
+        return tuple(s.entry() for s in self._job.waiting() if s.join.rank != 0)
+
+    def rival(self, advert: Advert) -> None:
+        """Another leader was heard; only leaders settle that."""
+        if advert.claim != self.claim and advert.claim not in self._rivals_told:
+            self._rivals_told.add(advert.claim)
+            self._ctx.send(self.link, messages.Rival(claim=self.claim, advert=advert))
+
+    def _send_join(
+        self, entries: tuple[Entry, ...] | None = None, *, prepared: Nonce | None = None
+    ) -> None:
+        self._told = self._entries() if entries is None else entries
+        self._ctx.send(
+            self.link,
+            messages.Join(
+                label=self.advert.label,
+                claim=self.claim,
+                job=self._job.job,
+                node=self._ctx.card(),
+                entries=self._told,
+                prepared=prepared,
+            ),
+        )
+
+    # ------------------------------------------------------------ what the leader tells us
+
+    def received(self, message: messages.Message, now: float) -> None:
+        self.heard_at = now
+        job = self._job
+        match message:
+            case messages.Welcome() if message.claim == self.claim:
+                self._welcome(message, now)
+            case messages.Refuse():
+                self._refused(message, now)
+            case messages.Ping():
+                self._ctx.send(self.link, messages.Pong(claim=self.claim))
+            case messages.Progress() if message.claim == self.claim:
+                self.progress = message
+                job.progressed(now)
+            case messages.Prepare() if message.claim == self.claim and self.leader is not None:
+                self._prepare(message, now)
+            case messages.Commit() if self._concerns(message) and job.state is not State.PROVING:
+                self._commit(now)
+            case messages.Abort() if self._concerns(message):
+                self.prepare = self.unsure_until = self.retry_at = None
+                job.to(Trigger.ABORT)
+                job.note(message.reason[: messages.TEXT_CHARS_MAX], now)
+                self._gather_on(now)
+            case messages.Admit() if message.claim == self.claim:
+                self._admitted(message, now)
+            case messages.Redirect() if job.state is State.FOLLOWING and (
+                (message.claim, message.advert.label) == (self.claim, self.advert.label)
+            ):
+                self._ctx.book.remove(self.advert.label, self.claim)
+                job.follow_instead(message.advert, f"{message.host} leads now", now)
+            case messages.Dismiss() if job.state in (State.FOLLOWING, State.PROVING):
+                self._ctx.book.remove(self.advert.label, self.claim)
+                job.lose_leader(message.reason[: messages.TEXT_CHARS_MAX], now)
+            case _:
+                pass  # late, or for another claim: it changes nothing
+
+    def _concerns(self, message: messages.Commit | messages.Abort) -> bool:
+        """Is this the outcome of the attempt that is open here?"""
+        return (
+            self._job.state in (State.PROVING, State.PREPARED, State.UNSURE)
+            and self.prepare is not None
+            and (message.claim, message.proof) == (self.claim, self.prepare.proof)
+        )
+
+    def _welcome(self, message: messages.Welcome, now: float) -> None:
+        try:
+            check_version(message.version, f"job {self._job.job}: the leader on {self.where()}")
+        except MingleError as error:
+            self._job.fail_waiting(error.code, str(error), now)
+            return
+        self.leader = message.node
+        self._job.found(now)
+        self._ctx.book.held(self.advert.label, self.claim)
+        for heard in self._ctx.book.of(self.advert.label):
+            if not heard.failures:
+                self.rival(heard.advert)
+        self._job.progressed(now)
+
+    def _refused(self, message: messages.Refuse, now: float) -> None:
+        job = self._job
+        if message.code == "stale":
+            self._ctx.book.remove(self.advert.label, self.claim)
+            if job.state is State.PREPARED:
+                job.to(Trigger.DOUBT)
+            if job.state is State.UNSURE:
+                # A leader that no longer knows the claim cannot tell what became of the round.
+                job.outcome_unknown(self.where(), now)
+            else:
+                job.lose_leader(f"{self.where()} does not lead this job any more", now)
+        else:
+            sentence = message.sentence[: messages.TEXT_CHARS_MAX]
+            job.fail_waiting(message.code, sentence, now, only=message.participants)
+
+    def _prepare(self, message: messages.Prepare, now: float) -> None:
+        job = self._job
+        if job.state is State.PROVING:
+            # The leader gave up the last attempt and its ABORT crossed our proof.
+            self.prepare = None
+            job.to(Trigger.ABORT)
+        if job.state is not State.FOLLOWING:
+            return
+        self.prepare = message
+        job.to(Trigger.PREPARE)
+        flaw = self._flaw(message)
+        if flaw is not None:
+            self._nack(f"{self._ctx.host}: {flaw}")
+            self._gather_on(now)
+            return
+        self._ctx.do(
+            actions.ProvePath(
+                job=job.job,
+                proof=message.proof,
+                address=message.master_addr,
+                port=message.master_port,
+            )
+        )
+
+    def _flaw(self, message: messages.Prepare) -> str | None:
+        """Why this roster cannot be ours; None if it can."""
+        members = message.members
+        if [m.rank for m in members] != list(range(len(members))):
+            return "the roster's ranks are not 0, 1, 2 and so on"
+        waiting = {s.participant: s for s in self._job.waiting()}
+        mine = [m for m in members if m.node == self._ctx.node]
+        seats = [waiting.get(ParticipantId(m.participant)) for m in mine]
+        if not mine or None in seats:
+            return "a participant has just ended"
+        if any(s and s.join.rank not in (None, m.rank) for m, s in zip(mine, seats, strict=True)):
+            return "the roster gives a participant another rank than it asked for"
+        if members[0].address != message.master_addr:
+            return f"MASTER_ADDR {message.master_addr} is not rank 0's {members[0].address}"
+        return None
+
+    def proof_made(self, proof: Nonce, local: Address) -> None:
+        if self._proving(proof):
+            assert self.prepare is not None
+            self.proven = local
+            self._job.to(Trigger.ACK)
+            ack = messages.Ack(claim=self.claim, round=self.prepare.round, proof=proof)
+            self._ctx.send(self.link, ack)
+
+    def proof_refuted(self, proof: Nonce, reason: str, now: float) -> None:
+        if self._proving(proof):
+            self._nack(f"{self._ctx.host}: {reason}")
+            self._gather_on(now)
+
+    def _proving(self, proof: Nonce) -> bool:
+        return (
+            self._job.state is State.PROVING
+            and self.prepare is not None
+            and self.prepare.proof == proof
+        )
+
+    def _nack(self, reason: str) -> None:
+        assert self.prepare is not None
+        nack = messages.Nack(
+            claim=self.claim, round=self.prepare.round, proof=self.prepare.proof, reason=reason
+        )
+        self._ctx.send(self.link, nack)
+        self.prepare = None
+        self._job.to(Trigger.NACK)
+
+    def _gather_on(self, now: float) -> None:
+        """An attempt is over here: what was put off meanwhile is done and said now."""
+        self._job.settle_open_endings(now)
+        if self._job.pursuit is self:
+            self.entries_changed()
+
+    def _commit(self, now: float) -> None:
+        prepare, job = self.prepare, self._job
+        assert prepare is not None
+        self.prepare = self.unsure_until = self.retry_at = None
+        job.to(Trigger.COMMIT)
+        held = job.hold(
+            claim=self.claim,
+            round_=prepare.round,
+            members=prepare.members,
+            master=(prepare.master_addr, prepare.master_port),
+            hub=self.link,
+            spokes={},
+            proof=None,
+            now=now,
+        )
+        for member in held.members:
+            seat = job.seats.get(ParticipantId(member.participant))
+            if seat is not None and seat.waiting:
+                config = config_of(
+                    member,
+                    held.members,
+                    job=job.job,
+                    form=seat.join.form,
+                    round_=held.round,
+                    claim=self.claim,
+                    master_addr=prepare.master_addr,
+                    master_port=prepare.master_port,
+                    local=self.proven,
+                )
+                job.release(seat, config, now)
+        self._gather_on(now)
+
+    def _admitted(self, message: messages.Admit, now: float) -> None:
+        if self.leader is None:
+            return
+        for seat in self._job.waiting():
+            if seat.join.form is Form.PLAIN and seat.join.rank is not None:
+                config = plain_config(
+                    job=self._job.job,
+                    claim=self.claim,
+                    rank=seat.join.rank,
+                    master_addr=self.remote,
+                    master_port=message.master_port,
+                    local=self.local,
+                    leader_host=self.leader.host,
+                )
+                self._job.release(seat, config, now)

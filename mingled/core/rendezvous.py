@@ -1,0 +1,311 @@
+"""The pure core of a daemon: events in, actions out.
+
+    core = Rendezvous(...)
+    while True:
+        event = next event, or Ticked() once core.deadline() has come
+        for action in core.handle(event, now):
+            perform(action)                 # what comes of it returns as an event
+
+No clock, no randomness, no input or output in here; the simulator runs thousands of these.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from mingled.core import actions, events, local, messages
+from mingled.core.context import Context
+from mingled.core.events import Address, Event
+from mingled.core.job import Job
+from mingled.core.seat import Seat
+from mingled.core.secrets import key_id_of
+from mingled.core.settings import Settings
+from mingled.core.stream import Stream
+from mingled.core.words import JobId, Label, NodeId, ParticipantId
+from mingled.errors import DaemonError, Refused
+
+
+class _Unbound(msgspec.Struct, kw_only=True):
+    """An accepted link that has not said what it wants."""
+
+    local: Address
+    remote: str
+    until: float
+
+
+class Rendezvous:
+    """Every job of one daemon.
+
+    `seed`: 32 random bytes, from which all nonces and jitter come. `node`: drawn at the daemon's
+    start. `link_port`: where the peer link listens. `addresses`: candidates, best first. Times are
+    seconds of one monotonic clock that the caller keeps.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: bytes,
+        node: NodeId,
+        host: str,
+        link_port: int,
+        addresses: tuple[Address, ...],
+        settings: Settings | None = None,
+        cluster_key: bytes = b"",
+    ) -> None:
+        self._ctx = Context(
+            settings=settings or Settings(),
+            stream=Stream(seed),
+            node=node,
+            host=host,
+            link_port=link_port,
+            addresses=addresses,
+            cluster_key=cluster_key,
+            key_id=key_id_of(cluster_key),
+        )
+        self.jobs: dict[JobId, Job] = {}
+        self._unbound: dict[int, _Unbound] = {}
+        self._remotes: dict[int, str] = {}
+
+    @property
+    def idle(self) -> bool:
+        """No local participant: a private daemon may end."""
+        return not any(job.seats for job in self.jobs.values())
+
+    def handle(self, event: Event, now: float) -> list[actions.Action]:
+        """Take one event; the actions to perform, in order. Never raises for what a user or a
+        peer sent. `now` must not go back."""
+        self._dispatch(event, now)
+        for job in [j for j in self.jobs.values() if j.over]:
+            del self.jobs[job.job]
+        out, self._ctx.out = self._ctx.out, []
+        for action in out:
+            if isinstance(action, actions.CloseLink):  # no LinkClosed follows
+                self._remotes.pop(action.link, None)
+        return out
+
+    def deadline(self) -> float | None:
+        """When to hand in `Ticked`, at the latest; None: not before the next event."""
+        times = [job.deadline() for job in self.jobs.values()]
+        times += [u.until for u in self._unbound.values()]
+        return min((t for t in times if t is not None), default=None)
+
+    def _dispatch(self, event: Event, now: float) -> None:
+        match event:
+            case events.JoinAsked():
+                self._join(event, now)
+            case events.ClientVanished():
+                found = self._seat(event.participant)
+                if found:
+                    found[0].vanished(found[1], now)
+            case events.HolderEnded():
+                found = self._seat(event.participant)
+                if found:
+                    found[0].holder_ended(found[1], event.status, now)
+            case events.LeaveAsked() | events.AdoptAsked() | events.StatusAsked():
+                self._request(event, now)
+            case events.AdvertHeard() | events.AdvertGone() | events.AddressesChanged():
+                self._discovery(event, now)
+            case events.LinkOpened() | events.LinkFailed() | events.LinkAccepted():
+                self._link(event, now)
+            case events.FrameReceived():
+                self._frame(event, now)
+            case events.LinkClosed():
+                self._link_lost(event.link, event.reason, now)
+            case events.ProofOpened() | events.ProofFailed():
+                self._proof(event, now)
+            case events.PathProven() | events.PathRefuted():
+                self._path(event, now)
+            case events.Ticked():
+                self._tick(now)
+            case events.Stopped():
+                for job in list(self.jobs.values()):
+                    job.stop(event.reason, now)
+            case _:
+                raise TypeError(event)
+
+    # ------------------------------------------------------------ local
+
+    def _join(self, event: events.JoinAsked, now: float) -> None:
+        job = self.jobs.get(event.join.job)
+        if job is None:
+            if len(self.jobs) >= self._ctx.settings.jobs_max:
+                sentence = (
+                    f"job {event.join.job}: {len(self.jobs)} jobs on {self._ctx.host} already"
+                )
+                failed = local.Failed(code=Refused.code, sentence=sentence)
+                self._ctx.do(actions.Tell(participant=event.participant, message=failed))
+                self._ctx.do(actions.Release(participant=event.participant))
+                return
+            job = self.jobs[event.join.job] = Job(self._ctx, event.join.job)
+        job.join(event, now)
+
+    def _seat(self, participant: ParticipantId) -> tuple[Job, Seat] | None:
+        for job in self.jobs.values():
+            if participant in job.seats:
+                return job, job.seats[participant]
+        return None
+
+    def _request(
+        self, event: events.LeaveAsked | events.AdoptAsked | events.StatusAsked, now: float
+    ) -> None:
+        match event:
+            case events.LeaveAsked():
+                job = self.jobs.get(event.job)
+                count = (
+                    job.leave(event.uid, event.participant, event.lost, event.reason, now)
+                    if job
+                    else 0
+                )
+                self._ctx.do(actions.Answer(request=event.request, message=local.Done(count=count)))
+            case events.AdoptAsked():
+                self._ctx.do(actions.Answer(request=event.request, message=self._adopt(event, now)))
+            case events.StatusAsked():
+                jobs = tuple(
+                    job.views.report(now)
+                    for job in self.jobs.values()
+                    if event.uid == 0 or any(s.holder.uid == event.uid for s in job.seats.values())
+                )
+                self._ctx.do(actions.Describe(request=event.request, jobs=jobs))
+            case _:
+                assert_never(event)
+
+    def _adopt(self, event: events.AdoptAsked, now: float) -> local.Local:
+        for job in self.jobs.values():
+            for seat in list(job.seats.values()):
+                if seat.token is not None and seat.token == event.token:
+                    return job.adopt(seat, event, now)
+        return local.Failed(
+            code=DaemonError.code,
+            sentence=f"no lease on {self._ctx.host} waits for that token; it is kept for "
+            f"{self._ctx.settings.adopt_s:g} s: run mingle-wait again",
+        )
+
+    # ------------------------------------------------------------ discovery
+
+    def _discovery(
+        self, event: events.AdvertHeard | events.AdvertGone | events.AddressesChanged, now: float
+    ) -> None:
+        match event:
+            case events.AdvertHeard():
+                job = self._by_label(event.advert.label)
+                own = job is not None and job.claim is not None
+                if own and job and job.claim and job.claim.nonce == event.advert.claim:
+                    return
+                if self._ctx.book.add(event.advert) and job is not None:
+                    job.advert_heard(event.advert, now)
+            case events.AdvertGone():
+                self._ctx.book.remove(event.label, event.claim)
+                job = self._by_label(event.label)
+                if job is not None:
+                    job.advert_gone(event.claim)
+            case events.AddressesChanged():
+                if event.addresses != self._ctx.addresses:
+                    self._ctx.addresses = event.addresses
+                    for job in self.jobs.values():
+                        job.addresses_changed()
+            case _:
+                assert_never(event)
+
+    def _by_label(self, label: Label) -> Job | None:
+        return next((j for j in self.jobs.values() if j.label == label), None)
+
+    # ------------------------------------------------------------ peers
+
+    def _link(
+        self, event: events.LinkOpened | events.LinkFailed | events.LinkAccepted, now: float
+    ) -> None:
+        match event:
+            case events.LinkOpened():
+                self._remotes[event.link] = event.remote_address
+                job = self._owner(event.link)
+                if job is not None:
+                    job.link_opened(event.link, event.local, event.remote_address, now)
+                else:
+                    self._ctx.do(actions.CloseLink(link=event.link))
+            case events.LinkFailed():
+                self._link_lost(event.link, event.reason, now)
+            case events.LinkAccepted():
+                if len(self._unbound) >= self._ctx.settings.links_unbound_max:
+                    oldest = next(iter(self._unbound))
+                    del self._unbound[oldest]
+                    self._ctx.do(actions.CloseLink(link=oldest))
+                self._remotes[event.link] = event.remote_address
+                self._unbound[event.link] = _Unbound(
+                    local=event.local,
+                    remote=event.remote_address,
+                    until=now + self._ctx.settings.first_frame_s,
+                )
+            case _:
+                assert_never(event)
+
+    def _owner(self, link: int) -> Job | None:
+        return next((j for j in self.jobs.values() if j.owns(link)), None)
+
+    def _link_lost(self, link: int, reason: str, now: float) -> None:
+        self._unbound.pop(link, None)
+        self._remotes.pop(link, None)
+        job = self._owner(link)
+        if job is not None:
+            job.link_lost(link, reason, now)
+
+    def _frame(self, event: events.FrameReceived, now: float) -> None:
+        unbound = self._unbound.pop(event.link, None)
+        if unbound is None:
+            job = self._owner(event.link)
+            if job is not None:
+                remote = self._remotes.get(event.link, "?")
+                job.received(event.link, remote, event.message, now)
+            return
+        message = event.message
+        if not isinstance(message, messages.Join | messages.Contest):
+            self._ctx.do(actions.CloseLink(link=event.link))
+            return
+        job = self._by_label(message.label)
+        wanted = message.claim if isinstance(message, messages.Join) else message.rival
+        if job is None or job.claim is None or job.claim.nonce != wanted:
+            self._ctx.send(
+                event.link,
+                messages.Refuse(
+                    claim=wanted,
+                    code="stale",
+                    sentence=f"no such claim is led on {self._ctx.host}",
+                ),
+            )
+            self._ctx.do(actions.CloseLink(link=event.link))
+        elif isinstance(message, messages.Join):
+            job.claim.joined(event.link, unbound.local, unbound.remote, message, now)
+        else:
+            job.claim.contests.asked(event.link, message, unbound.remote, now)
+            self._ctx.do(actions.CloseLink(link=event.link))
+
+    # ------------------------------------------------------------ the proof
+
+    def _proof(self, event: events.ProofOpened | events.ProofFailed, now: float) -> None:
+        job = self.jobs.get(event.job)
+        if job is None or job.claim is None:
+            self._ctx.do(actions.CloseProof(proof=event.proof, keep=False))
+        elif isinstance(event, events.ProofOpened):
+            job.claim.seal.proof_opened(event.proof, event.port, now)
+        else:
+            job.claim.seal.proof_failed(event.proof, event.reason, now)
+
+    def _path(self, event: events.PathProven | events.PathRefuted, now: float) -> None:
+        job = self.jobs.get(event.job)
+        if job is None or job.pursuit is None:
+            return
+        if isinstance(event, events.PathProven):
+            job.pursuit.proof_made(event.proof, event.local)
+        else:
+            job.pursuit.proof_refuted(event.proof, event.reason, now)
+
+    # ------------------------------------------------------------ time
+
+    def _tick(self, now: float) -> None:
+        for link, unbound in list(self._unbound.items()):
+            if now >= unbound.until:
+                del self._unbound[link]
+                self._ctx.do(actions.CloseLink(link=link))
+        for job in list(self.jobs.values()):
+            job.tick(now)

@@ -1,0 +1,108 @@
+"""A local participant: one join of one client on this node."""
+
+from __future__ import annotations
+
+from mingled.core.config import Config
+from mingled.core.events import Holder
+from mingled.core.local import Join
+from mingled.core.messages import Entry
+from mingled.core.words import Form, ParticipantId
+
+
+class Seat:
+    """Mutable. Waits, then is released with a config, then ends."""
+
+    __slots__ = (
+        "adopt_by",
+        "config",
+        "connected",
+        "deadline",
+        "ending",
+        "found_at",
+        "hint_at",
+        "holder",
+        "join",
+        "participant",
+        "since",
+        "token",
+    )
+
+    def __init__(
+        self,
+        participant: ParticipantId,
+        join: Join,
+        holder: Holder,
+        now: float,
+        hint_after_s: float,
+    ) -> None:
+        self.participant = participant
+        self.join = join
+        self.holder = holder
+        self.since = now
+        self.found_at: float | None = None  #: when another node was first in touch
+        self.deadline = None if join.timeout_s is None else now + join.timeout_s
+        self.hint_at: float | None = now + hint_after_s
+        self.connected = True
+        self.config: Config | None = None
+        self.token: str | None = None
+        self.adopt_by: float | None = None
+        #: why it ended while its round's outcome was still open, None while it lives
+        self.ending: str | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self.config is None
+
+    @property
+    def can_lead(self) -> bool:
+        """Rank 0 is asked for, or any rank will do."""
+        return self.join.rank in (None, 0)
+
+    def entry(self) -> Entry:
+        """As the leader is to know it."""
+        return Entry(
+            participant=self.participant,
+            form=self.join.form,
+            size_min=self.join.size_min,
+            size_max=self.join.size_max,
+            rank=self.join.rank,
+            nproc=self.join.nproc,
+            user=self.holder.user,
+            pid=self.holder.pid,
+        )
+
+    def who(self) -> str:
+        return f"pid {self.holder.pid} of {self.holder.user}"
+
+
+def shape_conflict(mine: Entry, theirs: Entry, *, here: str, there: str) -> str | None:
+    """Why two participants cannot be in one job, naming both sides; None if they can."""
+    if mine.form is not theirs.form:
+        return (
+            f"{there} joined with {_form_words(theirs)}, {here} with {_form_words(mine)}; "
+            "use one form on every machine"
+        )
+    if (mine.size_min, mine.size_max) != (theirs.size_min, theirs.size_max):
+        return (
+            f"{there} joined with {_form_words(theirs)}, {here} with {_form_words(mine)}; "
+            "give every machine the same number"
+        )
+    return None
+
+
+def rank_conflict(rank: int, *, here: str, there: str) -> str:
+    """One rank, asked for twice."""
+    return f"rank {rank} is asked for twice: by {here} and by {there}; change one of them"
+
+
+def _form_words(entry: Entry) -> str:
+    return {
+        Form.LAUNCHER: f"--nnodes {_size_words(entry)}",
+        Form.PROCESS: f"--world-size {_size_words(entry)}",
+        Form.PLAIN: "a rank and no size",
+    }[entry.form]
+
+
+def _size_words(entry: Entry) -> str:
+    low, high = entry.size_min, entry.size_max
+    return str(low) if low == high else f"{low}:{high}"

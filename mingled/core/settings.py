@@ -1,0 +1,90 @@
+"""Every number that a decision rests on, with its reason. Passed in as one frozen value."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds."""
+
+    search_min_s: float = 0.05
+    """An automatic rank leads no sooner than this after it began to search: an announcement needs
+    1.3 ms to arrive where the daemons are warm, so most nodes hear the first leader in time."""
+
+    search_max_s: float = 0.25
+    """... and no later, drawn at random in between. A cold start of two nodes is to take 0.6 s in
+    all. Two that draw alike find each other's adverts and settle it (conflict)."""
+
+    query_after_s: tuple[float, ...] = (0.0, 1.0, 3.0, 7.0, 15.0)
+    """When a searcher asks the network again, counted from the start of its search; then every
+    query_every_s. The library stops after 14 s, and at 30% loss 3 of 32 never resolved."""
+
+    query_every_s: float = 15.0
+
+    query_jitter: float = 0.2
+    """Each interval is stretched by up to this share, so that nodes do not ask in chorus."""
+
+    retry_min_s: float = 0.1
+    """First pause before an address that refused a connection is tried again; doubles."""
+
+    retry_max_s: float = 5.0
+
+    contest_every_s: float = 1.0
+    """How often a leader asks a rival that it can reach, and that has not yielded, again."""
+
+    prepare_timeout_s: float = 6.0
+    """From Prepare to the last Ack. One proof connection may take 3 s (two lost SYNs)."""
+
+    reseal_min_s: float = 0.5
+    """First pause after an aborted seal; doubles. A NACK by firewall does not heal in a tight
+    loop, a node that has just left does no harm to wait for."""
+
+    reseal_max_s: float = 5.0
+
+    unsure_s: float = 5.0
+    """How long a follower that acknowledged and lost its link tries to learn the outcome."""
+
+    last_call_s: float = 3.0
+    """With min:max sizes: seal when nobody new has come for this long."""
+
+    progress_every_s: float = 0.2
+    """Progress is sent at the first change at once, then at most this often: 1,000 joins in a
+    second must not become 1,000,000 lines."""
+
+    heartbeat_every_s: float = 2.0
+
+    silence_max_s: float = 15.0
+    """A link that is silent for this long is closed: torch's own patience (5 s, three times)."""
+
+    hint_after_s: float = 10.0
+    """With nobody heard for this long, one hint on what to look at."""
+
+    adopt_s: float = 10.0
+    """An eval form's lease is kept this long until the evaluating shell takes it over."""
+
+    first_frame_s: float = 5.0
+    """A peer that connects and says nothing is hung up on after this."""
+
+    port_first: int = 29_500
+    """torch's own default port; a job's search for a free one starts at this plus a hash."""
+
+    port_count: int = 500
+
+    seats_max: int = 4_096
+    """Local participants of one job: more than any machine has cores for."""
+
+    jobs_max: int = 1_024
+    """Jobs on one daemon; each costs some KiB."""
+
+    links_unbound_max: int = 256
+    """Accepted connections that have not said yet what they want."""
+
+    adverts_per_label_max: int = 16
+    """Rivals and ghosts of one job worth remembering; forged ones push out the oldest suspect."""
+
+    adverts_max: int = 4_096
+    """Adverts of all jobs on the LAN kept in memory, 300 bytes each; the oldest go."""
+
+    story_max: int = 40
+    """Transitions kept for reports and errors."""

@@ -1,0 +1,150 @@
+"""What people are told of a job: progress, hints, timeouts, status. Decides nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mingled.core import actions, local
+from mingled.core.messages import NAMES_SHOWN_MAX, Seen
+from mingled.core.seat import Seat
+from mingled.core.words import Form
+
+if TYPE_CHECKING:
+    from mingled.core.job import Job
+
+
+class Views:
+    """Of one job. Progress is coalesced: at once after a pause, else every `progress_every_s`."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._due: float | None = None
+        self._sent_at = float("-inf")
+        self._told: dict[str, local.Progress] = {}
+
+    def progressed(self, now: float) -> None:
+        if self._due is None:
+            self._due = max(now, self._sent_at + self._job.ctx.settings.progress_every_s)
+
+    def tick(self, now: float) -> None:
+        if self._due is None or now < self._due:
+            return
+        self._due, self._sent_at = None, now
+        if self._job.claim is not None:
+            self._job.claim.send_progress(now)
+        progress = self.progress(now)
+        waiting = self._job.waiting()
+        self._told = {
+            s.participant: self._told[s.participant] for s in waiting if s.participant in self._told
+        }
+        for seat in waiting:
+            if seat.connected and self._told.get(seat.participant) != progress:
+                self._told[seat.participant] = progress
+                self._job.ctx.do(actions.Tell(participant=seat.participant, message=progress))
+
+    def deadline(self) -> float | None:
+        return self._due
+
+    def progress(self, now: float) -> local.Progress:
+        """As a waiting client sees it."""
+        job = self._job
+        theirs = None
+        leader: str | None = None
+        if job.claim is not None:
+            theirs, leader = job.claim.progress(now), job.ctx.host
+        elif job.pursuit is not None and job.pursuit.leader is not None:
+            theirs, leader = job.pursuit.progress, job.pursuit.leader.host
+        waiting = job.waiting()
+        shape = waiting[0].join if waiting else None
+        here = tuple(Seen(host=job.ctx.host, rank=s.join.rank) for s in waiting)
+        return local.Progress(
+            job=job.job,
+            state=job.state.value,
+            leader=leader,
+            here=theirs.here if theirs else len(here),
+            size_min=theirs.size_min if theirs else shape.size_min if shape else 0,
+            size_max=theirs.size_max if theirs else shape.size_max if shape else 0,
+            present=theirs.present if theirs else here[:NAMES_SHOWN_MAX],
+            missing=theirs.missing if theirs else (),
+            running=theirs.running if theirs else None,
+            note=job.note_text or (theirs.note if theirs else ""),
+        )
+
+    def hint(self, seat: Seat) -> None:
+        """Nobody was heard for a while: what to look at."""
+        job = self._job
+        heard = job.pursuit is not None and job.pursuit.leader is not None
+        if not seat.waiting or heard or (job.claim is not None and job.claim.sessions):
+            return
+        sentence = (
+            f"job {job.job}: nobody else was heard for {job.ctx.settings.hint_after_s:g} s. This "
+            f"node listens on {job.ctx.listening_on()}. Do the others use the same --job, and are "
+            "they on the same switch or network? Next: mingle status, here and there"
+        )
+        notice = local.Notice(kind="hint", sentence=sentence)
+        job.ctx.do(actions.Tell(participant=seat.participant, message=notice))
+
+    def timed_out(self, seat: Seat, now: float) -> str:
+        """What was seen and what was missing, in one sentence."""
+        job, progress = self._job, self.progress(now)
+        start = f"job {job.job}: no rendezvous on {job.ctx.host} within {now - seat.since:.0f} s: "
+        note = f" (last: {progress.note})" if progress.note else ""
+        if progress.leader is None:
+            return (
+                f"{start}no rank 0 was heard on {job.ctx.listening_on()}; start mingle-wait with "
+                f"the same --job on the other machines{note}"
+            )
+        if seat.join.form is Form.PLAIN:
+            return f"{start}rank 0 on {progress.leader} was heard but did not admit us{note}"
+        if progress.running is not None:
+            return (
+                f"{start}round {progress.running.round} still runs on "
+                f"{', '.join(progress.running.hosts)}, and a new join waits for the next one; "
+                f"end that round first, or choose another job ID{note}"
+            )
+        hosts = ", ".join(dict.fromkeys(s.host for s in progress.present))
+        if progress.here >= progress.size_min and not progress.missing:
+            return (
+                f"{start}{progress.here} of {progress.size_min} were here ({hosts}), but no round "
+                f"could be sealed{note}"
+            )
+        ordinal = "node ranks" if seat.join.form is Form.LAUNCHER else "ranks"
+        absent = (
+            f"{ordinal} {', '.join(map(str, progress.missing))} never came"
+            if progress.missing
+            else f"{max(0, progress.size_min - progress.here)} more never came"
+        )
+        return f"{start}{progress.here} of {progress.size_min} were here ({hosts}); {absent}{note}"
+
+    def report(self, now: float) -> local.Job:
+        """For `mingle status`."""
+        job, progress = self._job, self.progress(now)
+        address = None
+        if job.claim is not None and job.ctx.addresses:
+            address = job.ctx.addresses[0].address
+        elif job.pursuit is not None:
+            address = job.pursuit.remote or None
+        return local.Job(
+            job=job.job,
+            state=job.state.value,
+            leader=progress.leader,
+            leader_address=address,
+            here=progress.here,
+            size_min=progress.size_min,
+            size_max=progress.size_max,
+            seats=tuple(
+                local.Seat(
+                    participant=s.participant,
+                    pid=s.holder.pid,
+                    user=s.holder.user,
+                    form=s.join.form,
+                    rank=s.config.rank if s.config else s.join.rank,
+                    state="waiting" if s.waiting else "released",
+                    for_s=now - s.since,
+                )
+                for s in job.seats.values()
+            ),
+            rounds=tuple(h.report(now) for h in job.helds),
+            note=job.note_text,
+            story=tuple(job.story),
+        )

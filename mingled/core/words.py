@@ -1,0 +1,94 @@
+"""The words of the project as types. Each is valid once it exists: construction is the check."""
+
+from __future__ import annotations
+
+import enum
+import re
+import unicodedata
+
+from mingled.errors import BadInput
+
+JOB_ID_BYTES_MAX = 255
+"""A job ID never becomes a path or a DNS label (its hash does): this only keeps messages small."""
+
+SIZE_MAX = 65_536
+"""Participants in one job. Far above any roster that fits in one frame; stops absurd sizes."""
+
+NPROC_MAX = 4096
+"""Processes that one launcher may start on its node."""
+
+
+class Form(enum.StrEnum):
+    """What one participant stands for."""
+
+    LAUNCHER = "launcher"  #: one participant per node; it starts `nproc_per_node` processes
+    PROCESS = "process"  #: one participant is one process; several per node are normal
+    PLAIN = "plain"  #: a rank and no size: rank 0 is announced, everybody else gets its address
+
+
+class JobId(str):
+    """What a user calls a job. Identity is byte-exact: no case folding, no normalisation."""
+
+    def __new__(cls, text: str) -> JobId:
+        if not text:
+            raise BadInput(
+                "the job ID is empty; give every machine the same name, as in --job bert"
+            )
+        try:
+            size_bytes = len(text.encode())
+        except UnicodeEncodeError:
+            raise BadInput(f"job ID {text!r}: not valid Unicode text") from None
+        if size_bytes > JOB_ID_BYTES_MAX:
+            raise BadInput(
+                f"job ID {text[:32]!r}...: {size_bytes} bytes, at most {JOB_ID_BYTES_MAX} allowed"
+            )
+        bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")), None)
+        if bad is not None:
+            raise BadInput(
+                f"job ID {text!r}: holds the control character U+{ord(bad):04X}; "
+                "use letters, digits and punctuation"
+            )
+        return super().__new__(cls, text)
+
+
+class _Hex(str):
+    """Lower-case hexadecimal of a fixed length."""
+
+    pattern = re.compile(r"[0-9a-f]{32}")
+
+    def __new__(cls, text: str) -> _Hex:
+        if not cls.pattern.fullmatch(text):
+            raise BadInput(f"{cls.__name__} {text[:64]!r}: not {cls.pattern.pattern}")
+        return super().__new__(cls, text)
+
+
+class NodeId(_Hex):
+    """One daemon's life, 128 bits drawn at its start: cloned disks and shared homes stay apart."""
+
+    def __new__(cls, text: str) -> NodeId:
+        return super().__new__(cls, text)  # type: ignore[return-value]
+
+
+class Nonce(_Hex):
+    """One claim to lead one job, 128 random bits: what an advert, a session and a roster name."""
+
+    def __new__(cls, text: str) -> Nonce:
+        return super().__new__(cls, text)  # type: ignore[return-value]
+
+
+class ParticipantId(_Hex):
+    """One join of one job."""
+
+    def __new__(cls, text: str) -> ParticipantId:
+        return super().__new__(cls, text)  # type: ignore[return-value]
+
+
+class Label(str):
+    """What stands for a job on the network: 26 characters of base32, from which no name is read."""
+
+    pattern = re.compile(r"[a-z2-7]{26}")
+
+    def __new__(cls, text: str) -> Label:
+        if not cls.pattern.fullmatch(text):
+            raise BadInput(f"label {text[:64]!r}: not {cls.pattern.pattern}")
+        return super().__new__(cls, text)

@@ -1,0 +1,266 @@
+"""The daemon: one asyncio loop around the pure core. Event -> core -> perform -> arm the timer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from mingled import __version__
+from mingled.core import actions, events, local
+from mingled.core.rendezvous import Rendezvous
+from mingled.core.secrets import key_id_of
+from mingled.core.settings import Settings
+from mingled.core.words import NodeId
+from mingled.edges import control, peers
+from mingled.edges.leases import Leases
+from mingled.edges.mdns import Mdns
+from mingled.edges.proof import Proofs
+from mingled.net.interfaces import candidates
+
+LINK_PORT = 29_490
+"""Fixed, so that a firewall can be opened for it; beside torch's 29500 and out of its way."""
+
+LINGER_S = 2.0
+"""A private daemon outlives its last lease by this, for a job that is started anew at once."""
+
+READDRESS_EVERY_S = 30.0
+"""How often the machine's addresses are looked at again; a look costs about a millisecond."""
+
+log = logging.getLogger("mingled")
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How one daemon is to run."""
+
+    socket: Path
+    socket_mode: int = 0o666  #: SO_PEERCRED decides what each user may do
+    private: bool = False  #: one user's, for one job; ends with its last lease
+    link_port: int = LINK_PORT
+    interfaces: tuple[str, ...] = ()  #: names or addresses allowed; empty: all
+    settings: Settings = Settings()
+
+
+def clock() -> float:
+    """Seconds since boot, suspend included: a lease must not outlive a night with the lid shut."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def network_namespace() -> int | None:
+    """The inode that names this process's network namespace; None where there is no such thing."""
+    try:
+        return os.stat("/proc/self/ns/net").st_ino
+    except OSError:
+        return None
+
+
+class Daemon:
+    """Owns the edges, performs what the core says, and hands it what comes of it."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._node = NodeId(os.urandom(16).hex())
+        self._host = socket.gethostname()
+        self._started_at = clock()
+        self._queue: deque[events.Event] = deque()
+        self._draining = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._stop = asyncio.Event()
+        self._stop_reason = "told to"
+
+    # ------------------------------------------------------------ life
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until told to stop. `ready` is called once clients can connect. Raises
+        `DaemonError` where the socket or the port cannot be had."""
+        self._loop = asyncio.get_running_loop()
+        options = self._options
+        listener = control.Listener(options.socket, options.socket_mode)
+        try:
+            link_sock = peers.bind(options.link_port)
+            self._link_port = link_sock.getsockname()[1]
+            if self._link_port != options.link_port:
+                log.warning(
+                    "peer link port %d is busy, using %d; a firewall opened for the former will "
+                    "block this daemon",
+                    options.link_port,
+                    self._link_port,
+                )
+            addresses = candidates(options.interfaces)
+            self._core = Rendezvous(
+                seed=os.urandom(32),
+                node=self._node,
+                host=self._host,
+                link_port=self._link_port,
+                addresses=addresses,
+                settings=options.settings,
+            )
+            self._addresses = addresses
+            self._leases = Leases(self.emit)
+            self._control = control.Control(self.emit, self._leases.watch, network_namespace())
+            self._peers = peers.Peers(self.emit)
+            self._proofs = Proofs(self.emit)
+            self._mdns = Mdns(self.emit, self._node)
+            await self._peers.start(link_sock)
+            await self._mdns.start(addresses)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                self._loop.add_signal_handler(number, self._signalled, number)
+            await self._control.start(listener.sock)
+            log.info("mingled %s on %s, link port %d", __version__, options.socket, self._link_port)
+            ready()
+            await self._until_stopped()
+            await self._close()
+        finally:
+            listener.close()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if number is not signal.SIGHUP:  # a terminal that closes is no reason to end
+            self._stop_reason = number.name
+            self._stop.set()
+
+    async def _until_stopped(self) -> None:
+        self._arm_linger()
+        while not self._stop.is_set():
+            try:
+                async with asyncio.timeout(READDRESS_EVERY_S):
+                    await self._stop.wait()
+            except TimeoutError:
+                await self._look_around()
+
+    async def _look_around(self) -> None:
+        addresses = candidates(self._options.interfaces)
+        if addresses != self._addresses:
+            self._addresses = addresses
+            await self._mdns.readdress(addresses)
+            self.emit(events.AddressesChanged(addresses=addresses))
+
+    def _arm_linger(self) -> None:
+        """A private daemon ends a moment after its last lease."""
+        if not self._core.idle and self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        elif self._core.idle and self._linger is None and self._options.private:
+            self._linger = self._loop.call_later(LINGER_S, self._lingered)
+
+    def _lingered(self) -> None:
+        self._stop_reason = "its last lease ended"
+        self._stop.set()
+
+    async def _close(self) -> None:
+        log.info("stopping: %s", self._stop_reason)
+        self.emit(events.Stopped(reason=self._stop_reason))
+        self._drain()
+        for handle in (self._timer, self._linger):
+            if handle is not None:
+                handle.cancel()
+        self._queue.clear()
+        self._draining = True  # what still comes in changes nothing any more
+        await self._control.close()
+        await self._peers.close()
+        await self._proofs.close()
+        await self._mdns.close()
+        self._leases.close()
+
+    # ------------------------------------------------------------ the loop
+
+    def emit(self, event: events.Event) -> None:
+        """Hand an event to the core, from the event loop's thread; handled in order, not nested."""
+        self._queue.append(event)
+        if not self._draining:
+            self._draining = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._draining = True
+        try:
+            while self._queue:
+                for action in self._core.handle(self._queue.popleft(), clock()):
+                    self._perform(action)
+        finally:
+            self._draining = False
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._core.deadline()
+        if deadline is not None:
+            pause = max(0.0, deadline - clock())
+            self._timer = self._loop.call_later(pause, self.emit, events.Ticked())
+        self._arm_linger()
+
+    def _perform(self, action: actions.Action) -> None:
+        match action:
+            case actions.Tell():
+                self._control.tell(action.participant, action.message)
+            case actions.Answer():
+                self._control.answer(action.request, action.message)
+            case actions.Describe():
+                self._control.answer(action.request, self._report(action.jobs))
+            case actions.Rehold():
+                self._control.rehold(action.participant, action.request)
+            case actions.Release():
+                self._leases.forget(action.participant)
+                self._control.release(action.participant)
+            case actions.SendFrame():
+                self._peers.send(action.link, action.message)
+            case actions.OpenLink():
+                self._peers.open_link(action.link, action.label, action.addresses, action.port)
+            case actions.CloseLink():
+                self._peers.close_link(action.link)
+            case _:
+                self._perform_network(action)
+
+    def _perform_network(self, action: actions.Action) -> None:
+        match action:
+            case actions.Advertise():
+                self._mdns.advertise(action.advert)
+            case actions.Withdraw():
+                self._mdns.withdraw(action.claim)
+            case actions.Ask():
+                self._mdns.ask(unicast=action.unicast)
+            case actions.Doubt():
+                self._mdns.doubt(action.label, action.claim)
+            case actions.OpenProof():
+                self._proofs.open_proof(
+                    action.job,
+                    action.proof,
+                    first=action.first,
+                    base=action.base,
+                    count=action.count,
+                    avoid=action.avoid,
+                )
+            case actions.CloseProof():
+                self._proofs.close_proof(action.proof, keep=action.keep)
+            case actions.FreePort():
+                self._proofs.free_port(action.proof)
+            case actions.ProvePath():
+                self._proofs.prove_path(action.job, action.proof, action.address, action.port)
+            case _:
+                raise TypeError(action)
+
+    def _report(self, jobs: tuple[local.Job, ...]) -> local.Report:
+        return local.Report(
+            release=__version__,
+            host=self._host,
+            node=self._node,
+            pid=os.getpid(),
+            socket=str(self._options.socket),
+            private=self._options.private,
+            link_port=self._link_port,
+            addresses=tuple(f"{a.interface} {a.address}" for a in self._addresses),
+            discovery=(self._mdns.state,),
+            key_id=key_id_of(),
+            up_s=clock() - self._started_at,
+            jobs=jobs,
+        )

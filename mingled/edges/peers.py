@@ -1,0 +1,270 @@
+"""The peer link: TCP between daemons, one JSON line a message. Decides nothing.
+
+`dial` and `serve` are the only places that open a byte stream, each told the job's label: the seam
+at which the link's encryption goes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+from mingled.core import events
+from mingled.core.codec import encode
+from mingled.core.events import Address
+from mingled.core.messages import FRAME_SIZE_BYTES_MAX, Message, peer_decoder
+from mingled.core.words import Label
+from mingled.errors import BadInput, DaemonError
+from mingled.net.interfaces import interface_of
+
+STAGGER_S = 0.25
+"""RFC 8305, Connection Attempt Delay: the next address is tried this long after the one before."""
+
+BETTER_S = 0.05
+"""After the first answer a better-ranked address is given this much more."""
+
+CONNECT_S = 3.0
+"""For one address: the kernel repeats a lost SYN after 1 s, and after 2 s more."""
+
+UNSENT_BYTES_MAX = 64 * 1024 * 1024
+"""A peer that does not read is hung up on before it costs more memory than this."""
+
+PORTS_TRIED = 64
+"""A busy link port moves on to the next, at most this far."""
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def dial(address: str, port: int, label: Label) -> Stream:
+    """One connection to one address, no longer than CONNECT_S. Raises `OSError`."""
+    del label  # names the job to the encryption layer
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            return await asyncio.open_connection(address, port, limit=FRAME_SIZE_BYTES_MAX)
+    except TimeoutError:
+        raise OSError(errno.ETIMEDOUT, f"no answer within {CONNECT_S:g} s") from None
+
+
+async def serve(
+    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    sock: socket.socket,
+) -> asyncio.Server:
+    """Accept connections on `sock`."""
+    return await asyncio.start_server(accept, sock=sock, limit=FRAME_SIZE_BYTES_MAX)
+
+
+def bind(port: int) -> socket.socket:
+    """A listening socket on `port`, or on the next free one, for IPv4 and IPv6 where there is."""
+    last: OSError | None = None
+    for candidate in range(port, port + PORTS_TRIED):
+        try:
+            sock = _bind(candidate)
+            sock.listen(1024)  # a thousand followers may knock at once
+        except OSError as error:
+            last = error
+            if error.errno != errno.EADDRINUSE:
+                break
+        else:
+            return sock
+    raise DaemonError(
+        f"no peer link port: {port} to {port + PORTS_TRIED - 1}: {os.strerror(last.errno or 0)}"
+        if last
+        else "no peer link port"
+    )
+
+
+def _bind(port: int) -> socket.socket:
+    for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            continue
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind((host, port))
+        except OSError as error:
+            sock.close()
+            if family == socket.AF_INET or error.errno == errno.EADDRINUSE:
+                raise
+        else:
+            return sock
+    raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+
+def _plain(address: str) -> str:
+    """IPv4 addresses arrive mapped on a dual-stack socket."""
+    return address.removeprefix("::ffff:").partition("%")[0]
+
+
+class Peers:
+    """All links of one daemon."""
+
+    def __init__(self, emit: Callable[[events.Event], None]) -> None:
+        self._emit = emit
+        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._accepted = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self, sock: socket.socket) -> None:
+        self._server = await serve(self._accept, sock)
+
+    async def close(self) -> None:
+        """What was sent still goes out."""
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._writers):
+            self.close_link(link)
+        tasks = list(self._tasks.values())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------ actions
+
+    def open_link(self, link: int, label: Label, addresses: Sequence[str], port: int) -> None:
+        task = asyncio.create_task(self._open(link, label, addresses, port))
+        self._tasks[link] = task
+
+    def send(self, link: int, message: Message) -> None:
+        writer = self._writers.get(link)
+        if writer is None or writer.transport.is_closing():
+            return  # its end is, or will be, an event of its own
+        if writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+            writer.transport.abort()
+            return
+        writer.write(encode(message))
+
+    def close_link(self, link: int) -> None:
+        writer = self._writers.pop(link, None)
+        if writer is not None:
+            writer.close()
+        elif link in self._tasks:
+            self._tasks.pop(link).cancel()
+
+    # ------------------------------------------------------------ connections
+
+    async def _open(self, link: int, label: Label, addresses: Sequence[str], port: int) -> None:
+        try:
+            reader, writer = await race(addresses, port, label)
+        except OSError as error:
+            self._tasks.pop(link, None)
+            self._emit(events.LinkFailed(link=link, reason=str(error)))
+            return
+        self._writers[link] = writer
+        local, remote = _ends(writer)
+        self._emit(events.LinkOpened(link=link, local=local, remote_address=remote))
+        await self._read(link, reader, writer)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._accepted += 2
+        link = self._accepted
+        self._writers[link] = writer
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks[link] = task
+        local, remote = _ends(writer)
+        self._emit(events.LinkAccepted(link=link, local=local, remote_address=remote))
+        await self._read(link, reader, writer)
+
+    async def _read(
+        self, link: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        reason = "hung up"
+        try:
+            while True:
+                line = await reader.readuntil(b"\n")
+                message = peer_decoder.decode(line)
+                self._emit(events.FrameReceived(link=link, message=message))
+        except asyncio.IncompleteReadError:
+            pass
+        except asyncio.LimitOverrunError:
+            reason = f"sent a line longer than {FRAME_SIZE_BYTES_MAX} bytes"
+        except BadInput as error:
+            reason = f"sent what is no message: {error}"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        finally:
+            self._tasks.pop(link, None)
+            ours = self._writers.pop(link, None) is not None
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        if ours:
+            self._emit(events.LinkClosed(link=link, reason=reason))
+
+
+def _ends(writer: asyncio.StreamWriter) -> tuple[Address, str]:
+    local = _plain(writer.get_extra_info("sockname")[0])
+    remote = _plain(writer.get_extra_info("peername")[0])
+    return Address(address=local, interface=interface_of(local)), remote
+
+
+async def race(addresses: Sequence[str], port: int, label: Label) -> Stream:
+    """RFC 8305 over one leader's addresses, best first. Raises `OSError` naming each and why."""
+    if not addresses:
+        raise OSError(errno.EADDRNOTAVAIL, "the advert names no address")
+    attempts: list[asyncio.Task[Stream]] = []
+    winner: asyncio.Task[Stream] | None = None
+    try:
+        for address in addresses:
+            attempts.append(asyncio.create_task(dial(address, port, label)))
+            winner = await _first(attempts, STAGGER_S)
+            if winner is not None:
+                break
+        winner = winner or await _first(attempts, None)
+        if winner is not None and attempts.index(winner) > 0:
+            better = attempts[: attempts.index(winner)]
+            winner = await _first(better, BETTER_S) or winner
+        if winner is None:
+            raise OSError(errno.EHOSTUNREACH, _reasons(addresses, port, attempts))
+        return winner.result()
+    finally:
+        for attempt in attempts:
+            if attempt is not winner:
+                attempt.cancel()
+                attempt.add_done_callback(_discard)
+
+
+async def _first(
+    attempts: Sequence[asyncio.Task[Stream]], wait_s: float | None
+) -> asyncio.Task[Stream] | None:
+    """The best attempt that has succeeded, as soon as one has; None if all failed or time is up."""
+    loop = asyncio.get_running_loop()
+    until = None if wait_s is None else loop.time() + wait_s
+    while True:
+        for attempt in attempts:
+            if attempt.done() and not attempt.cancelled() and attempt.exception() is None:
+                return attempt
+        pending = [a for a in attempts if not a.done()]
+        left = None if until is None else until - loop.time()
+        if not pending or (left is not None and left <= 0):
+            return None
+        await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _discard(attempt: asyncio.Task[Stream]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result()[1].close()
+
+
+def _reasons(addresses: Sequence[str], port: int, attempts: Sequence[asyncio.Task[Stream]]) -> str:
+    words = []
+    for address, attempt in zip(addresses, attempts, strict=False):
+        error = attempt.exception() if attempt.done() and not attempt.cancelled() else None
+        reason = getattr(error, "strerror", None) or str(error)
+        # asyncio words a refusal as "Connect call failed (...)"; the system's own word is better.
+        code = getattr(error, "errno", None)
+        if code and "Connect call failed" in reason:
+            reason = os.strerror(code)
+        words.append(f"{address} port {port}: {reason}")
+    return "; ".join(words)

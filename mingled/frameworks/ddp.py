@@ -1,0 +1,260 @@
+"""The Python call: `mingled.join(...)` and what it returns."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from types import TracebackType
+
+from mingled import client
+from mingled.core import local
+from mingled.core.config import Config, Member
+from mingled.core.words import Form, JobId
+from mingled.errors import BadInput
+from mingled.frameworks.environment import defaults, environment
+from mingled.net.gpus import processes
+
+TIMEOUT_S = 600.0
+"""torch's own join timeout."""
+
+
+class DdpConfig:
+    """One participant of a sealed round: everything that a framework wants to know.
+
+    The lease, by which the others know that this participant lives, lasts until `leave()`, the end
+    of a `with` block, or the end of the process; not until garbage collection.
+    """
+
+    def __init__(self, lease: client.Lease) -> None:
+        self._lease = lease
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"DdpConfig(job={c.job!r}, rank={self.rank}, world_size={self.world_size}, "
+            f"master={c.master_addr}:{c.master_port}, interface={c.interface!r})"
+        )
+
+    @property
+    def config(self) -> Config:
+        """The config as the daemon sent it, roster included."""
+        return self._lease.config
+
+    @property
+    def job(self) -> str:
+        """The job ID."""
+        return self.config.job
+
+    @property
+    def rank(self) -> int:
+        """Global rank of this process, 0 to `world_size - 1`; of the first one of this node where
+        `nproc_per_node` is more than 1."""
+        return self.config.global_rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes in the job; 0 in the plain form, where the script brings its own."""
+        return self.config.world_size
+
+    @property
+    def local_rank(self) -> int:
+        """Rank of this process among those of its node, 0 to `local_world_size - 1`."""
+        return self.config.local_rank
+
+    @property
+    def local_world_size(self) -> int:
+        """Processes of the job on this node."""
+        return self.config.local_world_size
+
+    @property
+    def node_rank(self) -> int:
+        """Rank of this node, 0 to `nnodes - 1`."""
+        return self.config.node_rank
+
+    @property
+    def nnodes(self) -> int:
+        """Nodes in the job; 0 in the plain form."""
+        return self.config.nnodes
+
+    @property
+    def nproc_per_node(self) -> int:
+        """Processes that this participant stands for."""
+        return self.config.nproc_per_node
+
+    @property
+    def master_addr(self) -> str:
+        """Literal IP address of the node of rank 0, one that this node has connected to."""
+        return self.config.master_addr
+
+    @property
+    def master_port(self) -> int:
+        """A TCP port that was free on rank 0 when the round was sealed."""
+        return self.config.master_port
+
+    @property
+    def init_method(self) -> str:
+        """For `torch.distributed.init_process_group`: `tcp://ADDRESS:PORT`."""
+        host = f"[{self.master_addr}]" if ":" in self.master_addr else self.master_addr
+        return f"tcp://{host}:{self.master_port}"
+
+    @property
+    def interface(self) -> str | None:
+        """This node's interface on the proven path; None where it is not known (plain rank 0 with
+        several addresses)."""
+        return self.config.interface
+
+    @property
+    def address(self) -> str | None:
+        """This node's own address on that path."""
+        return self.config.address
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The roster, by rank; empty in the plain form."""
+        return self.config.members
+
+    def to_env(self) -> dict[str, str]:
+        """The environment variables for this participant (see `mingled.frameworks.environment`)."""
+        return dict(environment(self.config, present=os.environ).values)
+
+    def apply(self) -> None:
+        """Set them in `os.environ`, and unset what an earlier job set and this one does not."""
+        changes = environment(self.config, present=os.environ)
+        os.environ.update(changes.values)
+        for name in changes.unset:
+            os.environ.pop(name, None)
+
+    def leave(self) -> None:
+        """End the lease: this participant has left, and the others are told so. Idempotent."""
+        if _LEASES.pop(self._lease.participant, None) is not None:
+            self._lease.leave(reason="leave")
+
+    def __enter__(self) -> DdpConfig:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and _LEASES.pop(self._lease.participant, None) is not None:
+            self._lease.leave(lost=True, reason=kind.__name__)
+        self.leave()
+
+
+_LEASES: dict[str, client.Lease] = {}
+"""Keeps every lease's connection open until it ends: not until nobody refers to the config."""
+
+
+def join(
+    job: str,
+    *,
+    nnodes: int | str | None = None,
+    world_size: int | None = None,
+    rank: int | None = None,
+    node_rank: int | None = None,
+    nproc_per_node: int | str | None = None,
+    timeout: float | None = TIMEOUT_S,
+) -> DdpConfig:
+    """Take part in a job, wait until everybody is here, and return this participant's config.
+
+    Give `nnodes` (with `node_rank`, `nproc_per_node`) for one participant per node, `world_size`
+    (with `rank`) for one participant per process, or `rank` alone where the script brings its own
+    world size. `nnodes` is a number or "MIN:MAX". `nproc_per_node` is a number, "gpu", "cpu" or
+    "auto". Without a rank one is handed out. `timeout` is in seconds; None waits for ever. `RANK`
+    and `WORLD_SIZE` in the environment are defaults where `nnodes` is not given, and `NODE_RANK`
+    where it is.
+
+    Raises `BadInput` for arguments that cannot work, `JoinTimeout`, `Refused` and `Conflict` with
+    a sentence that names the other side, `DaemonError` where no daemon can be had, and
+    `Indeterminate` where the outcome cannot be known.
+
+    A second join of the same job by the same process replaces the first.
+    """
+    request = _request(
+        JobId(job), nnodes, world_size, rank, node_rank, nproc_per_node, timeout, dict(os.environ)
+    )
+    lease = client.join(request, _told)
+    for known, other in list(_LEASES.items()):
+        if other.config.job == job:  # the daemon has replaced it
+            del _LEASES[known]
+            other.connection.close()
+    _LEASES[lease.participant] = lease
+    return DdpConfig(lease)
+
+
+def _told(message: local.Local) -> None:
+    if isinstance(message, local.Notice):
+        warnings.warn(message.sentence, UserWarning, stacklevel=4)
+
+
+def _request(
+    job: JobId,
+    nnodes: int | str | None,
+    world_size: int | None,
+    rank: int | None,
+    node_rank: int | None,
+    nproc_per_node: int | str | None,
+    timeout: float | None,
+    environ: dict[str, str],
+) -> local.Join:
+    if "TORCHELASTIC_RUN_ID" in environ:
+        raise BadInput(
+            f"job {job}: this is a worker of torchrun, which has its rank and address already; "
+            "call torch.distributed.init_process_group() as usual, and run torchrun itself under "
+            f"mingle-wait: mingle-wait --job {job} -- torchrun ..."
+        )
+    given = defaults(environ)
+    if nnodes is not None or node_rank is not None or nproc_per_node is not None:
+        if world_size is not None or rank is not None:
+            raise BadInput(
+                f"job {job}: nnodes, node_rank and nproc_per_node are for one participant per "
+                "node, world_size and rank for one per process; give one kind"
+            )
+        if nnodes is None:
+            raise BadInput(f"job {job}: node_rank or nproc_per_node without nnodes; add nnodes=N")
+        low, high = _sizes(job, nnodes)
+        if node_rank is None:
+            node_rank = _number(job, given, "NODE_RANK")
+        return local.Join(
+            job=job,
+            form=Form.LAUNCHER,
+            size_min=low,
+            size_max=high,
+            rank=node_rank,
+            nproc=processes(str(nproc_per_node or 1), env=environ),
+            timeout_s=timeout,
+        )
+    if world_size is None:
+        world_size = _number(job, given, "WORLD_SIZE")
+    if rank is None:
+        rank = _number(job, given, "RANK")
+    return local.Join(
+        job=job,
+        form=Form.PLAIN if world_size is None else Form.PROCESS,
+        size_min=world_size or 0,
+        size_max=world_size or 0,
+        rank=rank,
+        timeout_s=timeout,
+    )
+
+
+def _sizes(job: JobId, nnodes: int | str) -> tuple[int, int]:
+    low, _, high = str(nnodes).partition(":")
+    try:
+        return int(low), int(high or low)
+    except ValueError:
+        raise BadInput(f"job {job}: nnodes {nnodes!r} is no number and no MIN:MAX") from None
+
+
+def _number(job: JobId, environ: dict[str, str], name: str) -> int | None:
+    text = environ.get(name)
+    if text is None or text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInput(
+            f"job {job}: {name}={text!r} in the environment is no number; unset it or correct it"
+        ) from None

@@ -1,0 +1,198 @@
+"""One of each message, with every field filled: what the golden files hold."""
+
+from __future__ import annotations
+
+from mingled.core import config, local, messages
+from mingled.core.words import Form, JobId, Label, NodeId, Nonce, ParticipantId
+
+JOB = JobId("bert")
+LABEL = Label("abcdefghijklmnopqrstuvwxyz")
+NODE = NodeId("0" * 31 + "1")
+CLAIM = Nonce("0" * 31 + "2")
+PROOF = Nonce("0" * 31 + "3")
+WHO = ParticipantId("0" * 31 + "4")
+
+CARD = messages.NodeCard(node=NODE, host="gpu1", port=29400, addresses=("10.0.0.1", "fd00::1"))
+ADVERT = messages.Advert(
+    version=1, key_id="none", label=LABEL, claim=CLAIM, port=29400, addresses=("10.0.0.1",)
+)
+ENTRY = messages.Entry(
+    participant=WHO,
+    form=Form.LAUNCHER,
+    size_min=2,
+    size_max=4,
+    rank=1,
+    nproc=8,
+    user="ann",
+    pid=4711,
+)
+RUNNING = messages.Running(round=1, since_s=12.5, hosts=("gpu1", "gpu2"), size=2)
+SEEN = (messages.Seen(host="gpu1", rank=0), messages.Seen(host="gpu2", rank=None))
+MEMBER = config.Member(
+    rank=0,
+    node_rank=0,
+    local_index=0,
+    nproc=8,
+    global_rank=0,
+    host="gpu1",
+    address="10.0.0.1",
+    user="ann",
+    node=NODE,
+    participant=WHO,
+)
+CONFIG = config.Config(
+    job=JOB,
+    form=Form.LAUNCHER,
+    round=1,
+    claim=CLAIM,
+    rank=0,
+    master_addr="10.0.0.1",
+    master_port=29512,
+    interface="eth0",
+    address="10.0.0.1",
+    nnodes=1,
+    node_rank=0,
+    nproc_per_node=8,
+    global_rank=0,
+    world_size=8,
+    local_rank=0,
+    local_world_size=8,
+    members=(MEMBER,),
+    leader_host="gpu1",
+)
+
+PEER: tuple[messages.Message, ...] = (
+    messages.Join(label=LABEL, claim=CLAIM, job=JOB, node=CARD, entries=(ENTRY,), prepared=PROOF),
+    messages.Welcome(claim=CLAIM, node=CARD, seen_address="10.0.0.2"),
+    messages.Refuse(claim=CLAIM, code="refused", sentence="job bert: no", participants=(WHO,)),
+    messages.Progress(
+        claim=CLAIM,
+        here=2,
+        size_min=2,
+        size_max=4,
+        present=SEEN,
+        missing=(2, 3),
+        running=RUNNING,
+        note="gpu3: no answer",
+    ),
+    messages.Prepare(
+        claim=CLAIM,
+        round=1,
+        proof=PROOF,
+        master_addr="10.0.0.1",
+        master_port=29512,
+        members=(MEMBER,),
+    ),
+    messages.Ack(claim=CLAIM, round=1, proof=PROOF),
+    messages.Nack(claim=CLAIM, round=1, proof=PROOF, reason="TCP 29512 on gpu1: no answer"),
+    messages.Commit(claim=CLAIM, round=1, proof=PROOF),
+    messages.Abort(claim=CLAIM, round=1, proof=PROOF, reason="gpu2: no answer"),
+    messages.Admit(claim=CLAIM, master_port=29512),
+    messages.Rival(claim=CLAIM, advert=ADVERT),
+    messages.Contest(
+        label=LABEL,
+        claim=CLAIM,
+        rival=PROOF,
+        job=JOB,
+        node=CARD,
+        user="ann",
+        explicit=True,
+        sealed=False,
+        busy=True,
+    ),
+    messages.Redirect(claim=CLAIM, advert=ADVERT, host="gpu1"),
+    messages.Dismiss(claim=CLAIM, reason="rank 0 has ended"),
+    messages.Ended(claim=CLAIM, round=1, participant=WHO, left=False, reason="exit 1"),
+    messages.Gone(claim=CLAIM, round=1, rank=3, left=True, reason="exit 0"),
+    messages.Ping(claim=CLAIM),
+    messages.Pong(claim=CLAIM),
+)
+
+REQUESTS: tuple[local.Local, ...] = (
+    local.Join(
+        job=JOB,
+        form=Form.LAUNCHER,
+        size_min=2,
+        size_max=4,
+        rank=1,
+        nproc=8,
+        timeout_s=600.0,
+        netns=4026531840,
+        adopt=True,
+    ),
+    local.Leave(job=JOB, participant=WHO, lost=True, reason="exit 1"),
+    local.Adopt(token="t0ken", pid=4711),
+    local.Status(),
+)
+
+REPLIES: tuple[local.Local, ...] = (
+    local.Progress(
+        job=JOB,
+        state="following",
+        leader="gpu1",
+        here=2,
+        size_min=2,
+        size_max=4,
+        present=SEEN,
+        missing=(2, 3),
+        running=RUNNING,
+        note="gpu3: no answer",
+    ),
+    local.Notice(kind="hint", sentence="job bert: nobody else was heard for 10 s."),
+    local.Ready(participant=WHO, config=CONFIG, token="t0ken"),
+    local.Failed(code="timeout", sentence="job bert: no rendezvous"),
+    local.Gone(
+        job=JOB, round=1, rank=3, host="gpu4", address="10.0.0.4", how="lost", reason="exit 1"
+    ),
+    local.Done(count=2),
+    local.Report(
+        release="0.1.0",
+        host="gpu1",
+        node=NODE,
+        pid=4711,
+        socket="/run/mingled/control.sock",
+        private=False,
+        link_port=29400,
+        addresses=("10.0.0.1",),
+        discovery=("mDNS: works",),
+        key_id="none",
+        up_s=3600.5,
+        jobs=(
+            local.Job(
+                job=JOB,
+                state="leading",
+                leader="gpu1",
+                leader_address="10.0.0.1",
+                here=1,
+                size_min=2,
+                size_max=4,
+                seats=(
+                    local.Seat(
+                        participant=WHO,
+                        pid=4711,
+                        user="ann",
+                        form=Form.LAUNCHER,
+                        rank=0,
+                        state="waiting",
+                        for_s=1.5,
+                    ),
+                ),
+                rounds=(
+                    local.Round(
+                        round=1,
+                        since_s=12.5,
+                        master_addr="10.0.0.1",
+                        master_port=29512,
+                        members=(
+                            local.RoundMember(
+                                rank=0, host="gpu1", address="10.0.0.1", nproc=8, state="running"
+                            ),
+                        ),
+                    ),
+                ),
+                note="gpu3: no answer",
+                story=("idle --claim--> leading",),
+            ),
+        ),
+    ),
+)

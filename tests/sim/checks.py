@@ -1,0 +1,164 @@
+"""The design's invariants, asserted at every step of a simulation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mingled.core import local, messages
+from mingled.core.config import Config
+from mingled.core.messages import Advert
+from mingled.core.words import Form, Nonce, ParticipantId
+
+if TYPE_CHECKING:
+    from tests.sim.world import Daemon, World
+
+GRACE_S = 40.0
+"""A join may outlast its timeout while an outcome is open: PREPARE (6 s), silence (15 s), the
+search for the outcome (5 to 11 s), and what packet loss adds."""
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+def ensure(holds: bool, what: str) -> None:
+    if not holds:
+        raise Violation(what)
+
+
+class Checks:
+    """What the world has seen, as evidence that no core can touch."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._claimants: dict[str, str] = {}  #: claim -> node
+        self._rosters: dict[tuple[str, int], Config] = {}
+        self._sealed_in: dict[str, tuple[str, int]] = {}  #: participant -> (claim, round)
+        self._prepared: dict[str, messages.Prepare] = {}  #: by proof
+        self._proven: dict[tuple[str, str], Nonce] = {}  #: (node, claim) -> its last proof
+        self._acked: set[tuple[str, Nonce]] = set()  #: (node, proof), arrived at the leader
+        self._sent: set[tuple[str, str, int]] = set()
+        self._waiting_since: dict[str, float] = {}
+        self.released = 0
+
+    # ------------------------------------------------------------ evidence
+
+    def claimed(self, daemon: Daemon, advert: Advert) -> None:
+        other = self._claimants.setdefault(advert.claim, daemon.node)
+        ensure(other == daemon.node, f"two nodes lead claim {advert.claim}")
+
+    def proven(self, daemon: Daemon, proof: Nonce) -> None:
+        self._proven[daemon.node, self._prepared[proof].claim] = proof
+
+    def frame_sent(self, daemon: Daemon, message: messages.Message) -> None:
+        if isinstance(message, messages.Prepare):
+            self._prepared[message.proof] = message
+        elif isinstance(message, messages.Ack):
+            key = (daemon.node, message.claim)
+            ensure(key in self._proven, f"gpu{daemon.host + 1} acknowledges unproven")
+
+    def frame_arrived(self, at: Daemon, sender: Daemon, message: messages.Message) -> None:
+        if isinstance(message, messages.Ack) and at.alive:
+            self._acked.add((sender.node, self._proven[sender.node, message.claim]))
+
+    # ------------------------------------------------------------ what clients hear
+
+    def told(self, daemon: Daemon, participant: ParticipantId, message: local.Local) -> None:
+        client = self._world.clients[participant]
+        if isinstance(message, local.Ready):
+            ensure(client.failure is None, f"{client}: released after it failed")
+            ensure(client.config is None, f"{client}: released twice")
+            ensure(message.participant == participant, f"{client}: another's config")
+            self._released(daemon, participant, message.config)
+        elif isinstance(message, local.Failed):
+            ensure(client.config is None, f"{client}: fails after its release: {message.sentence}")
+            ensure(client.failure is None, f"{client}: fails twice: {message.sentence}")
+            ensure(client.join.job in message.sentence, f"no job named in {message.sentence!r}")
+
+    def let_go(self, participant: ParticipantId) -> None:
+        pass
+
+    def stopped(self, daemon: Daemon) -> None:
+        """An orderly stop has answered everybody who waited there."""
+        for client in self._world.clients.values():
+            if client.host == daemon.host:
+                ensure(not client.waits, f"{client}: the daemon stops and does not say so")
+
+    def ended(self) -> None:
+        """At the end: every join with a timeout has an outcome."""
+        now = self._world.clock.now
+        for client in self._world.clients.values():
+            timeout_s = client.join.timeout_s
+            if client.waits and timeout_s is not None:
+                late = now > client.joined_at + timeout_s + GRACE_S
+                ensure(not late, f"{client}: without an outcome after its timeout")
+
+    def handled(self, daemon: Daemon) -> None:
+        """After each event: nobody has outstayed its deadline."""
+        now = self._world.clock.now
+        for job in daemon.core.jobs.values():
+            for seat in job.seats.values():
+                late = seat.waiting and seat.deadline is not None and now > seat.deadline + GRACE_S
+                ensure(not late, f"{seat.participant} waits {GRACE_S:g} s past its deadline")
+
+    def _released(self, daemon: Daemon, participant: ParticipantId, config: Config) -> None:
+        self.released += 1
+        ensure(config.claim in self._claimants, f"released by an unknown claim {config.claim}")
+        if config.form is Form.PLAIN:
+            self._plain(daemon, participant, config)
+            return
+        key = (config.claim, config.round)
+        known = self._rosters.get(key)
+        if known is None:
+            self._sealed(key, config)
+            ensure(config.rank == 0, f"rank {config.rank} is released before rank 0")
+            self._acknowledged(daemon, config)
+        else:
+            for field in ("members", "master_addr", "master_port", "nnodes", "world_size"):
+                same = getattr(known, field) == getattr(config, field)
+                ensure(same, f"two rosters of one round differ in {field}: {known} {config}")
+        me = config.members[config.rank]
+        ensure(me.participant == participant, f"{participant} got the rank of {me}")
+        ensure(me.node == daemon.node, f"{participant} is said to be on {me.node}")
+        ensure(config.local_rank < config.local_world_size, f"local rank {config}")
+
+    def _sealed(self, key: tuple[str, int], config: Config) -> None:
+        """The first release of a round: is its roster sound?"""
+        self._rosters[key] = config
+        members = config.members
+        ensure([m.rank for m in members] == list(range(len(members))), f"ranks of {members}")
+        ensure(len({m.participant for m in members}) == len(members), f"twice in {members}")
+        ensure(members[0].node == self._claimants[key[0]], f"rank 0 is not the leader: {members}")
+        ensure(config.master_addr == members[0].address, "MASTER_ADDR is not rank 0's address")
+        several = len({m.node for m in members}) > 1
+        ensure(not several or not config.master_addr.startswith("127."), "loopback for others")
+        for member in members:
+            client = self._world.clients[ParticipantId(member.participant)]
+            join = client.join
+            ensure(join.rank in (None, member.rank), f"{client} asked for {join.rank}: {member}")
+            ensure(join.job == config.job, f"{client} is in a roster of {config.job}")
+            size_ok = join.size_min <= len(members) <= join.size_max
+            ensure(size_ok, f"{client} wants {join.size_min}:{join.size_max}, not {len(members)}")
+            earlier = self._sealed_in.setdefault(member.participant, key)
+            ensure(earlier == key, f"{client} is in two sealed rounds: {earlier} and {key}")
+
+    def _acknowledged(self, daemon: Daemon, config: Config) -> None:
+        """Nobody is released before every other node of the roster proved the path and said so."""
+        nodes = {m.node for m in config.members if m.node != daemon.node}
+        if not nodes:
+            return
+        proofs = [
+            proof
+            for proof, prepare in self._prepared.items()
+            if (prepare.claim, prepare.round) == (config.claim, config.round)
+            and prepare.members == config.members
+        ]
+        complete = any(all((node, Nonce(p)) in self._acked for node in nodes) for p in proofs)
+        ensure(complete, f"released before all had acknowledged: {config.members}")
+
+    def _plain(self, daemon: Daemon, participant: ParticipantId, config: Config) -> None:
+        rank = self._world.clients[participant].join.rank
+        ensure(config.rank == rank, f"{participant} asked for rank {rank}, got {config.rank}")
+        leads = self._claimants[config.claim] == daemon.node
+        ensure(rank != 0 or leads, "rank 0 of the plain form is not the leader")
+        ensure(bool(config.master_addr) and config.master_port > 0, f"no master in {config}")

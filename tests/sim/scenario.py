@@ -1,0 +1,302 @@
+"""From one seed: who joins what and when, and which faults come in between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from mingled.core import events, local
+from mingled.core.events import Holder
+from mingled.core.messages import Advert
+from mingled.core.words import Form, JobId, Nonce, ParticipantId
+from tests.sim.clients import Client
+from tests.sim.network import Air, addresses_of
+from tests.sim.world import Daemon, World
+
+FAULTS_END_S = 40.0
+LEASES_END_S = 12.0
+"""Leases kept for a shell that never came are over after this."""
+
+LIVENESS_S = 60.0
+"""Once the network is whole: a join that can succeed needs no longer than this."""
+
+SHAPES = ("auto", "auto", "explicit", "mixed", "process", "range", "plain")
+
+
+class Scenario:
+    """Plans one run. The faults stop at FAULTS_END_S; then everything heals and must converge."""
+
+    def __init__(self, seed: int, hosts: int | None = None) -> None:
+        self.rng = rng = random.Random(seed)
+        self.hosts = hosts or rng.randint(1, 6)
+        self.air = Air(
+            rng,
+            networks=rng.choice((1, 1, 2)),
+            loss=rng.choice((0.0, 0.0, 0.1, 0.3, 0.5)),
+            delay_s=rng.choice((0.001, 0.005, 0.05, 0.3)),
+        )
+        self.world = World(rng, self.hosts, self.air)
+        self.world.duplicates = rng.random() < 0.3
+        self.jobs = [JobId(f"job-{k}") for k in range(rng.choice((1, 1, 2)))]
+        self.shape = {job: rng.choice(SHAPES) for job in self.jobs}
+        self.size = {job: rng.randint(1, self.hosts + 1) for job in self.jobs}
+        self._pids = 0
+
+    # ------------------------------------------------------------ clients
+
+    def client(self, job: JobId, rank: int | None, timeout_s: float | None) -> Client:
+        rng, size, shape = self.rng, self.size[job], self.shape[job]
+        self._pids += 1
+        low = high = size
+        form = Form.PROCESS if shape == "process" else Form.LAUNCHER
+        if shape == "range":
+            low, high = max(1, size - 1), size + 1
+        elif shape == "plain":
+            form, low, high = Form.PLAIN, 0, 0
+        if rank is not None and form is not Form.PLAIN and rank >= high:
+            rank = None
+        join = local.Join(
+            job=job,
+            form=form,
+            size_min=low,
+            size_max=high,
+            rank=rank,
+            nproc=2 if form is Form.LAUNCHER else 1,
+            timeout_s=timeout_s,
+            adopt=rng.random() < 0.2,
+        )
+        holder = Holder(
+            pid=self._pids,
+            identity=f"{self._pids}",
+            uid=1000,
+            user="ann",
+            watched=rng.random() < 0.8,
+        )
+        participant = ParticipantId(f"{rng.getrandbits(128):032x}")
+        return Client(participant, join, holder, runs_s=rng.choice((0.5, 5.0, 30.0)))
+
+    def ranks(self, job: JobId) -> list[int | None]:
+        """What each of one wave asks for."""
+        size, shape = self.size[job], self.shape[job]
+        if shape in ("explicit", "plain"):
+            return list(range(size))
+        if shape == "mixed":
+            return [rank if self.rng.random() < 0.5 else None for rank in range(size)]
+        return [None] * size
+
+    def wave(self, job: JobId, start_s: float, spread_s: float, timeout_s: float | None) -> None:
+        """One launch of a job, with the slips that people make."""
+        for rank in self.ranks(job):
+            self.plan_join(job, rank, start_s + self.rng.uniform(0, spread_s), timeout_s)
+
+    def plan_join(self, job: JobId, rank: int | None, when: float, timeout_s: float | None) -> None:
+        client = self.client(job, rank, timeout_s)
+        host = self.rng.randrange(self.hosts)
+        self.world.clock.at(when, lambda: self.world.join(host, client))
+
+    def plan_clients(self) -> None:
+        rng = self.rng
+        for job in self.jobs:
+            start_s = 0.0
+            for _ in range(rng.randint(1, 3)):
+                timeout_s = rng.choice((None, 3.0, 15.0, 60.0))
+                self.wave(job, start_s, rng.choice((0.0, 0.1, 5.0)), timeout_s)
+                start_s += rng.uniform(1.0, 12.0)
+            for _ in range(rng.choice((0, 0, 1, 3))):  # one too many, or one who is wrong
+                rank = rng.choice((None, 0, 0, 1, 2))
+                if self.shape[job] == "plain" and rank is None:
+                    rank = 1
+                self.plan_join(job, rank, rng.uniform(0, 20), rng.choice((None, 10.0)))
+        for _ in range(rng.choice((0, 1, 4))):
+            self.world.clock.at(rng.uniform(0, FAULTS_END_S), self._somebody_ends)
+
+    def _somebody_ends(self) -> None:
+        rng, world = self.rng, self.world
+        there = [c for c in world.clients.values() if not c.gone and c.failure is None]
+        if not there:
+            return
+        client = rng.choice(there)
+        daemon = world.daemons[client.host]
+        how = rng.choice(("vanish", "leave", "kill", "again", "other size", "other user"))
+        world.note(client.host, f"{client}: {how}")
+        if how == "leave":
+            world.leave(client, lost=rng.random() < 0.5)
+        elif how in ("again", "other size", "other user"):
+            self._join_beside(client, how)
+        else:
+            client.gone = True
+            if how == "vanish" or rng.random() < 0.5:
+                world.deliver(daemon, events.ClientVanished(participant=client.participant))
+            if how == "kill":
+                killed = events.HolderEnded(participant=client.participant, status=9)
+                world.soon(daemon, killed, 0.01)
+
+    def _join_beside(self, client: Client, how: str) -> None:
+        """A notebook cell run twice; the wrong number; somebody else's job."""
+        job = JobId(client.join.job)
+        newer = self.client(job, client.join.rank, 20.0)
+        if how == "again":
+            newer.holder = client.holder
+        elif how == "other user":
+            newer.holder = Holder(pid=9, identity="bob", uid=1001, user="bob", watched=True)
+        elif newer.join.form is not Form.PLAIN:
+            rank = newer.join.rank
+            newer.join = local.Join(
+                job=job, form=newer.join.form, size_min=9, size_max=9, rank=rank, timeout_s=5.0
+            )
+        self.world.join(
+            self.rng.randrange(self.hosts) if how == "other size" else client.host, newer
+        )
+
+    # ------------------------------------------------------------ faults
+
+    def plan_faults(self) -> None:
+        kinds: tuple[Callable[[], None], ...] = (
+            self._break_links,
+            self._break_links,
+            self._partition,
+            self._partition,
+            self._crash,
+            self._power,
+            self._stale_advert,
+            self._forged_advert,
+            self._forged_goodbye,
+            self._firewall,
+            self._new_addresses,
+            self._stop,
+        )
+        for _ in range(self.rng.choice((0, 1, 3, 8))):
+            self.world.clock.at(self.rng.uniform(0, FAULTS_END_S), self.rng.choice(kinds))
+
+    def _daemon(self) -> Daemon:
+        return self.rng.choice(self.world.daemons)
+
+    def _break_links(self) -> None:
+        self.world.note(-1, "links break")
+        for daemon in self.world.daemons:
+            for link, _ in list(daemon.ends.values()):
+                if self.rng.random() < 0.5:
+                    link.cut()
+
+    def _partition(self) -> None:
+        networks = [k for k in range(self.air.networks) if self.rng.random() < 0.7] or [0]
+        side = {h for h in range(self.hosts) if self.rng.random() < 0.5}
+        self.world.note(-1, f"partition: {sorted(side)} cut off on networks {networks}")
+        self.air.split(side, self.hosts, networks)
+        self._later(self.rng.choice((0.5, 5.0, 30.0)), self.air.cut.clear, "partition heals")
+
+    def _crash(self) -> None:
+        host = self._daemon().host
+        self.world.crash(host)
+        self._later(self.rng.choice((0.05, 2.0)), lambda: self.world.restart(host), "")
+
+    def _power(self) -> None:
+        host = self._daemon().host
+        self.world.crash(host, power=True)
+        self._later(self.rng.choice((5.0, 25.0)), lambda: self.world.restart(host), "")
+
+    def _stop(self) -> None:
+        """An orderly end: the core is told, then the process goes."""
+        daemon = self._daemon()
+        if daemon.alive:
+            self.world.deliver(daemon, events.Stopped(reason="SIGTERM"))
+            self.world.checks.stopped(daemon)
+            for link, side in list(daemon.ends.values()):
+                link.close(side)
+            self.world.crash(daemon.host)
+            self._later(1.0, lambda: self.world.restart(daemon.host), "")
+
+    def _stale_advert(self) -> None:
+        if self.world.past_adverts:
+            advert = self.rng.choice(self.world.past_adverts)
+            for daemon in self.world.daemons:
+                if advert.claim not in daemon.adverts and self.rng.random() < 0.7:
+                    self.world.soon(daemon, events.AdvertHeard(advert=advert))
+
+    def _forged_advert(self) -> None:
+        """Of a job that is known, with a claim that nobody made, pointing anywhere."""
+        if not self.world.past_adverts:
+            return
+        real = self.rng.choice(self.world.past_adverts)
+        where = addresses_of(self.rng.randrange(self.hosts + 1), 1)
+        claim = Nonce(f"{self.rng.getrandbits(120):032x}")
+        forged = events.AdvertHeard(advert=_repoint(real, claim, where[0].address))
+        for daemon in self.world.daemons:
+            self.world.soon(daemon, forged)
+
+    def _forged_goodbye(self) -> None:
+        if self.world.past_adverts:
+            advert = self.rng.choice(self.world.past_adverts)
+            for daemon in self.world.daemons:
+                self.world.soon(daemon, events.AdvertGone(label=advert.label, claim=advert.claim))
+
+    def _firewall(self) -> None:
+        host = self._daemon().host
+        self.world.note(host, "firewall on the master port")
+        self.air.firewalled.add(host)
+        self._later(self.rng.choice((2.0, 20.0)), self.air.firewalled.clear, "firewall gone")
+
+    def _new_addresses(self) -> None:
+        daemon = self._daemon()
+        addresses = addresses_of(daemon.host, self.air.networks)
+        self.world.deliver(daemon, events.AddressesChanged(addresses=addresses[::-1]))
+
+    def _later(self, wait_s: float, what: Callable[[], None], note: str) -> None:
+        def happen() -> None:
+            if note:
+                self.world.note(-1, note)
+            what()
+
+        self.world.clock.at(self.world.clock.now + wait_s, happen)
+
+    # ------------------------------------------------------------ then everything must converge
+
+    def heal(self) -> None:
+        self.world.note(-1, "everything heals")
+        self.air.heal()
+        for host in range(self.hosts):
+            self.world.restart(host)
+
+    def clear_away(self) -> dict[JobId, list[Client]]:
+        """Everybody leaves, except those waiting who are topped up to a whole job, by job."""
+        kept: dict[JobId, list[Client]] = {}
+        for job in self.jobs:
+            clients = [c for c in self.world.clients.values() if c.join.job == job and not c.gone]
+            patient = [c for c in clients if c.waits and c.join.timeout_s is None]
+            plain = [c for c in patient if self._ordinary(c, job)]
+            top_up = self.shape[job] in ("auto", "process") and self.rng.random() < 0.6
+            kept[job] = plain[: self.size[job]] if top_up else []
+            for client in clients:
+                if client not in kept[job] and client.failure is None:
+                    self.world.leave(client)
+        return kept
+
+    def last_wave(self, kept: dict[JobId, list[Client]]) -> list[Client]:
+        """Each job is launched once more, or topped up; whoever this gives must be released."""
+        expected: list[Client] = []
+        for job in self.jobs:
+            keep = [c for c in kept[job] if c.waits]
+            if any(c.config is not None for c in kept[job]):
+                keep = []  # they were enough without us
+            fresh = [self.client(job, r, LIVENESS_S) for r in self.ranks(job)[len(keep) :]]
+            for client in fresh:
+                client.runs_s = 3 * LIVENESS_S
+                self._start(client)
+            together = [*keep, *fresh]
+            # With a range, a round of the first few is right, and the last waits for the next.
+            expected += together if self.shape[job] != "range" else []
+        return expected
+
+    def _ordinary(self, client: Client, job: JobId) -> bool:
+        return client.join.rank is None and client.join.size_min == self.size[job]
+
+    def _start(self, client: Client) -> None:
+        host = self.rng.randrange(self.hosts)
+        when = self.world.clock.now + self.rng.uniform(0.0, 3.0)
+        self.world.clock.at(when, lambda: self.world.join(host, client))
+
+
+def _repoint(advert: Advert, claim: Nonce, address: str) -> Advert:
+    return msgspec.structs.replace(advert, claim=claim, addresses=(address,))

@@ -1,0 +1,82 @@
+"""The simulator must be able to fail: bugs planted in the core are found within a few seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from mingled.core import contest, seal
+from mingled.core.claim import Session
+from mingled.core.config import Member
+from mingled.core.events import FrameReceived
+from mingled.core.messages import Contest, Join
+from mingled.core.pursuit import Pursuit
+from mingled.core.rendezvous import Rendezvous
+from mingled.core.roster import Present, members_of
+from mingled.core.seal import Seal
+from mingled.core.words import Nonce, ParticipantId
+from tests.sim.run import sweep
+
+
+def found(seeds: int) -> str:
+    """The error of the first seed that fails; the sweep ends there."""
+    failed = sweep(range(seeds)).failed
+    assert failed is not None, f"not found within {seeds} seeds"
+    assert failed.error is not None
+    assert failed.transcript, "a failure comes with its transcript"
+    return failed.error
+
+
+def test_commit_before_all_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def acked(self: Seal, session: Session, proof: Nonce, now: float) -> None:
+        if self.attempt is not None and self.attempt.port:
+            self._commit(now)
+
+    monkeypatch.setattr(Seal, "acked", acked)
+    assert "acknowledged" in found(60)
+
+
+def test_ack_of_an_aborted_attempt_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Seal.acked
+
+    def acked(self: Seal, session: Session, proof: Nonce, now: float) -> None:
+        right(self, session, self.attempt.proof if self.attempt else proof, now)
+
+    monkeypatch.setattr(Seal, "acked", acked)
+    assert "acknowledged" in found(600)
+
+
+def test_no_tie_break_between_leaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loses(mine: Contest, theirs: Contest) -> bool:
+        return not mine.explicit and theirs.explicit and not mine.busy
+
+    monkeypatch.setattr(contest, "loses", loses)
+    assert "never released" in found(60)
+
+
+def test_rank_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(chosen: Sequence[Present], leader: ParticipantId) -> tuple[Member, ...]:
+        *others, last = members_of(chosen, leader)
+        return (*others, msgspec.structs.replace(last, rank=max(0, last.rank - 1)))
+
+    monkeypatch.setattr(seal, "members_of", twice)
+    assert "never released" in found(60)  # the followers refuse such a roster
+    monkeypatch.setattr(Pursuit, "_flaw", lambda self, message: None)
+    assert "ranks of" in found(60)
+
+
+def test_claim_nonce_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Rendezvous._frame
+
+    def frame(self: Rendezvous, event: FrameReceived, now: float) -> None:
+        message = event.message
+        if isinstance(message, Join):
+            job = self._by_label(message.label)
+            if job is not None and job.claim is not None:
+                message = msgspec.structs.replace(message, claim=job.claim.nonce)
+        right(self, FrameReceived(link=event.link, message=message), now)
+
+    monkeypatch.setattr(Rendezvous, "_frame", frame)
+    found(300)

@@ -1,0 +1,18 @@
+"""A short sweep for every test run; `python -m tests.sim --seeds A..B` goes on from there."""
+
+from __future__ import annotations
+
+from tests.sim.run import run, sweep
+
+
+def test_invariants_hold_over_150_seeds() -> None:
+    result = sweep(range(150))
+    failed = result.failed
+    assert failed is None, "\n".join((*failed.transcript[-60:], f"{failed.seed}: {failed.error}"))
+    assert result.released > 1000, "the simulation must get somewhere, too"
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    first, second = run(7, transcript=True), run(7, transcript=True)
+    assert first == second
+    assert len(first.transcript) > 50
