@@ -22,7 +22,7 @@ from mingled.core import local
 from mingled.core.codec import encode
 from mingled.core.config import Config
 from mingled.core.words import JobId
-from mingled.errors import DaemonError, NotPermitted, from_code
+from mingled.errors import BadInput, DaemonError, NotPermitted, from_code
 
 SYSTEM_SOCKET = Path("/run/mingled/control.sock")
 
@@ -31,6 +31,9 @@ START_S = 20.0
 
 REPLY_S = 10.0
 """For a daemon to answer what it answers at once."""
+
+RUNTIME_BYTES_MAX = 64
+"""A socket's path has room for 107 bytes, with ours below the folder: 38 of them."""
 
 ATTEMPTS_MAX = 5
 """A private daemon may end between our connect and our request: then another is started."""
@@ -55,9 +58,11 @@ class Connection:
         self._sock.close()
 
     def send(self, message: local.Local) -> None:
-        """Raises `DaemonError` where the daemon is gone."""
+        """A daemon that is gone is noticed by `receive`, after what it may have said before."""
         try:
             self._sock.sendall(encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
         except OSError as error:
             raise self._gone(error.strerror or str(error)) from None
 
@@ -91,7 +96,10 @@ class Connection:
         line, _, rest = bytes(self._buffer).partition(b"\n")
         self._buffer[:] = rest
         self.answered = True
-        return local.reply_decoder.decode(line)
+        try:
+            return local.reply_decoder.decode(line)
+        except BadInput as error:
+            raise self._gone(f"what answers there is no mingled of this version: {error}") from None
 
     def _gone(self, reason: str) -> DaemonError:
         return DaemonError(
@@ -151,6 +159,7 @@ def join(request: local.Join, told: Told) -> Lease:
                 if isinstance(message, local.Failed):
                     if message.code == local.OTHER_NAMESPACE and "MINGLE_SOCKET" not in os.environ:
                         private_only = True
+                        connection.close()
                         break
                     raise from_code(message.code, message.sentence)
                 told(message)
@@ -163,7 +172,7 @@ def join(request: local.Join, told: Told) -> Lease:
             raise
     raise DaemonError(
         f"job {request.job}: no daemon on {socket.gethostname()} stayed long enough to be asked; "
-        f"its log is in {private_folder()}"
+        f"its log is in {private_folder(create=False)}"
     )
 
 
@@ -263,7 +272,7 @@ def private_folder(*, create: bool = True) -> Path:
     """Where this user's private daemons live: never in $HOME, which machines may share."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     uid = os.getuid()
-    if runtime and _is_ours(Path(runtime)):
+    if runtime and len(os.fsencode(runtime)) <= RUNTIME_BYTES_MAX and _is_ours(Path(runtime)):
         folder = Path(runtime) / "mingled"
     else:
         folder = Path("/tmp") / f"mingled-{uid}"
@@ -303,7 +312,13 @@ def _private(job: JobId) -> Connection:
         pass
     # Everybody who finds no daemon meets at this lock; the first starts one, the rest connect.
     lock_path = path.with_suffix(".start")
-    lock = locks.acquire(lock_path, wait=True)
+    try:
+        lock = locks.acquire(lock_path, wait=True)
+    except OSError as error:
+        raise DaemonError(
+            f"{lock_path} on {socket.gethostname()}: {error.strerror}; a private daemon needs a "
+            "folder to write to: set XDG_RUNTIME_DIR"
+        ) from None
     try:
         try:
             return connect(path)

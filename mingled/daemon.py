@@ -16,6 +16,7 @@ import msgspec
 
 from mingled import __version__
 from mingled.core import actions, events, local
+from mingled.core.events import Address
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.secrets import key_id_of
 from mingled.core.settings import Settings
@@ -24,7 +25,8 @@ from mingled.edges import control, peers
 from mingled.edges.leases import Leases
 from mingled.edges.mdns import Mdns
 from mingled.edges.proof import Proofs
-from mingled.net.interfaces import candidates
+from mingled.errors import DaemonError
+from mingled.net.interfaces import all_addresses, candidates
 
 LINK_PORT = 29_490
 """Fixed, so that a firewall can be opened for it; beside torch's 29500 and out of its way."""
@@ -95,7 +97,7 @@ class Daemon:
                     options.link_port,
                     self._link_port,
                 )
-            addresses = candidates(options.interfaces)
+            addresses = self._candidates()
             self._core = Rendezvous(
                 seed=os.urandom(32),
                 node=self._node,
@@ -121,6 +123,16 @@ class Daemon:
             await self._close()
         finally:
             listener.close()
+
+    def _candidates(self) -> tuple[Address, ...]:
+        addresses = candidates(self._options.interfaces)
+        if not addresses and self._options.interfaces:
+            there = ", ".join(f"{a.interface} {a.address}" for a in all_addresses())
+            raise DaemonError(
+                f"{self._host} has no interface or address {', '.join(self._options.interfaces)}; "
+                f"it has {there or 'none'}: correct --interface (MINGLED_INTERFACE)"
+            )
+        return addresses
 
     def _signalled(self, number: signal.Signals) -> None:
         if number is not signal.SIGHUP:  # a terminal that closes is no reason to end

@@ -22,6 +22,9 @@ FORWARDED = (
     signal.SIGUSR2,
 )
 
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+"""... at its start, and whatever is ignored stays so in CMD: its pipes would never end it."""
+
 _SI_KERNEL = 0x80
 """siginfo(7): sent by the kernel, as Ctrl-C is, to the whole foreground group: CMD has it too."""
 
@@ -60,6 +63,8 @@ def look_up(name: str, job: str) -> str:
 
 def replace(path: str, argv: list[str], env: Mapping[str, str], job: str) -> None:
     """Become CMD: the lease is the process and goes on."""
+    for number in _IGNORED_BY_PYTHON:
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execve(path, argv, env)
     except OSError as error:
@@ -84,13 +89,15 @@ def run(
     # Blocked in every thread, so that one thread takes them in turn, with who sent them.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     try:
-        pid = os.posix_spawn(path, argv, env, setsigmask=())
+        pid = os.posix_spawn(path, argv, env, setsigmask=(), setsigdef=_IGNORED_BY_PYTHON)
     except OSError as error:
         raise _not_run(path, job, error) from None
     threading.Thread(target=_forward, args=(pid,), daemon=True).start()
     child = os.pidfd_open(pid)
-    watched: list[int | Connection] = [child, connection]
+    watched: list[int | Connection] = [child]
     try:
+        if _hear(connection, told):  # what came along with the config shows in no select()
+            watched.append(connection)
         while True:
             ready, _, _ = select.select(watched, [], [])
             if connection in ready and not _hear(connection, told):

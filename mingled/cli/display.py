@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import unicodedata
 from typing import TextIO
 
 from mingled.core import local
@@ -61,7 +62,10 @@ def released_line(config: Config, found_s: float, waited_s: float) -> str:
     if config.form is Form.PLAIN:
         tail = f"this is rank {config.rank}"
         if config.interface is None:
-            tail += "; several interfaces here, so none is exported"
+            tail += (
+                "; several interfaces here, so none is exported: set NCCL_SOCKET_IFNAME and "
+                "GLOO_SOCKET_IFNAME yourself if need be"
+            )
     elif config.form is Form.LAUNCHER:
         tail = f"this is node rank {config.rank} of {config.nnodes}"
     else:
@@ -87,7 +91,8 @@ class Display:
             case local.Progress():
                 self._progress(waiting_line(message, self._form))
             case local.Notice():
-                self.line(f"{message.kind}: {message.sentence}")
+                # The daemon's sentences name the job themselves.
+                self._sentence(f"mingle-wait: {message.kind}: {clean(message.sentence)}")
             case local.Gone():
                 self.gone(message)
             case _:
@@ -104,11 +109,14 @@ class Display:
 
     def line(self, text: str) -> None:
         """A line that stays."""
+        self._sentence(self._prefix + clean(text))
+
+    def _sentence(self, text: str) -> None:
+        living = self._shown if self._living else ""
         self._erase()
-        text = clean(text)
-        job = self._prefix.removeprefix("mingle-wait: ")
-        text = text.replace(job, "", 1) if text.startswith(job) or f": {job}" in text else text
-        self._write(self._prefix + text + "\n")
+        self._write(text + "\n")
+        if living:
+            self._progress(living)
 
     def close(self) -> None:
         self._erase()
@@ -122,9 +130,7 @@ class Display:
             return
         self._erase()
         self._shown = line
-        width = _columns() - 1
-        text = self._prefix + line
-        self._write(text if len(text) <= width else text[: width - 1] + "…")
+        self._write(_fit(self._prefix + line, self._columns() - 1))
 
     def _erase(self) -> None:
         if self._living and self._shown:
@@ -138,9 +144,20 @@ class Display:
         except (OSError, ValueError):
             pass  # a closed stderr is no reason not to train
 
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._out.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
 
-def _columns() -> int:
-    try:
-        return os.get_terminal_size(2).columns or 80
-    except OSError:
-        return 80
+
+def _fit(text: str, columns: int) -> str:
+    """`text`, cut to what one row holds: a line that wraps could not be erased as one."""
+    taken, end = 0, 0  # `end`: where the ellipsis would still fit
+    for at, c in enumerate(text):
+        taken += 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        if taken > columns:
+            return text[:end] + "…"
+        if taken < columns:
+            end = at + 1
+    return text

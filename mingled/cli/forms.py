@@ -102,7 +102,8 @@ def _launcher(
         raise BadInput(f"job {job}: how many nodes? Add --nnodes N, the same on every machine")
     if rank is None:
         rank = _number(job, env, "NODE_RANK")
-    return _Shape(Form.LAUNCHER, sizes[0], sizes[1], rank, processes(nproc or "1", env=env))
+    word = "1" if nproc is None else nproc
+    return _Shape(Form.LAUNCHER, sizes[0], sizes[1], rank, processes(word, env=env))
 
 
 def _process(job: JobId, flags: Flags, env: Mapping[str, str]) -> _Shape:

@@ -8,6 +8,7 @@ import sys
 import click
 
 from mingled import __version__
+from mingled.cli.display import clean
 from mingled.errors import MingleError
 
 _COMMANDS = {
@@ -51,7 +52,7 @@ def main() -> None:
         error.show()
         raise SystemExit(error.exit_code) from None
     except MingleError as error:
-        click.echo(f"mingle: {error}", err=True)
+        click.echo(f"mingle: {clean(str(error))}", err=True)
         raise SystemExit(error.exit_code) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,6 +13,9 @@ from mingled.cli.display import clean
 from mingled.core import local
 from mingled.core.words import Form, JobId
 from mingled.errors import DaemonError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def reports() -> list[local.Report]:
@@ -42,71 +46,73 @@ def status(as_json: bool) -> None:
 
 def _show(report: local.Report) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    def text(value: object) -> str:
-        return escape(clean(str(value)))
-
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     kind = "private daemon" if report.private else "daemon"
     console.print(
-        f"[bold]{text(report.host)}[/]  {kind} {text(report.release)}, pid {report.pid}, "
+        f"[bold]{_text(report.host)}[/]  {kind} {_text(report.release)}, pid {report.pid}, "
         f"up {duration(report.up_s)}, link port {report.link_port}"
     )
-    console.print(f"  socket     {text(report.socket)}", soft_wrap=True)
-    console.print(f"  addresses  {text(', '.join(report.addresses) or 'none')}")
+    console.print(f"  socket     {_text(report.socket)}")
+    console.print(f"  addresses  {_text(', '.join(report.addresses) or 'none')}")
     for line in report.discovery:
-        console.print(f"  discovery  {text(line)}")
+        console.print(f"  discovery  {_text(line)}")
     if report.key_id == "none":
         console.print("  security   no cluster key: a job's ID is its only secret, guessable")
+    for job in report.jobs:
+        console.print()
+        _show_job(console, job)
     if not report.jobs:
         console.print("  no jobs")
-        return
-    table = Table(box=None, padding=(0, 2, 0, 2))
-    for column in ("JOB", "STATE", "LEADER", "HERE", "RANK", "ADDRESS", "HOST", "MEMBER", "SINCE"):
-        table.add_column(column, no_wrap=column not in ("HOST",))
-    for job in report.jobs:
-        _rows(table, job, text)
-    console.print(table)
-    for job in report.jobs:
-        if job.note:
-            console.print(f"  {text(job.job)}: {text(job.note)}")
 
 
-def _rows(table: object, job: local.Job, text: object) -> None:
+def _show_job(console: Console, job: local.Job) -> None:
     from rich.table import Table
 
-    assert isinstance(table, Table)
-    assert callable(text)
-    size = f"{job.size_min}" if job.size_min == job.size_max else f"{job.size_min}:{job.size_max}"
-    leader = f"{job.leader} {job.leader_address or ''}".strip() if job.leader else "-"
-    first = [text(job.job), text(job.state), text(leader)]
-    waiting = [seat for seat in job.seats if seat.state == "waiting"]
-    for seat in waiting:
-        rank = "auto" if seat.rank is None else str(seat.rank)
-        here = f"{job.here}/{size}" if seat.form is not Form.PLAIN else "-"
-        who = f"pid {seat.pid} ({seat.user})"
-        table.add_row(*first, here, rank, "-", "here", text(f"{who} waits"), duration(seat.for_s))
-        first = ["", "", ""]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("    RANK", "HOST", "ADDRESS", "STATE"):
+        table.add_column(column, no_wrap=True)
+    console.print(f"  [bold]job {_text(job.job)}[/]: {_text(_headline(job))}")
     for round_ in job.rounds:
-        label = f"round {round_.round}"
-        for member in round_.members:
-            table.add_row(
-                *first,
-                label,
-                str(member.rank),
-                text(member.address),
-                text(member.host),
-                member.state,
-                duration(round_.since_s),
-            )
-            first, label = ["", "", ""], ""
-    if not waiting and not job.rounds:
+        for m in round_.members:
+            table.add_row(f"    {m.rank}", _text(m.host), _text(m.address), m.state)
+    if not job.rounds or any(seat.state == "waiting" for seat in job.seats):
         for seat in job.seats:
-            who = text(f"pid {seat.pid} ({seat.user}) runs")
-            table.add_row(*first, "-", str(seat.rank), "-", "here", who, duration(seat.for_s))
-            first = ["", "", ""]
+            rank = "auto" if seat.rank is None else str(seat.rank)
+            who = f"pid {seat.pid} ({seat.user})"
+            state = f"{seat.state} for {duration(seat.for_s)}"
+            table.add_row(f"    {rank}", "here", _text(who), state)
+    if table.row_count:
+        console.print(table)
+    if job.note:
+        console.print(f"    {_text(job.note)}")
+
+
+def _headline(job: local.Job) -> str:
+    """Where one job stands, in one line."""
+    parts = []
+    if job.rounds:
+        r = job.rounds[-1]
+        parts.append(
+            f"round {r.round} runs for {duration(r.since_s)}, rank 0 is at "
+            f"{r.master_addr}:{r.master_port}"
+        )
+    waiting = [seat for seat in job.seats if seat.state == "waiting"]
+    if waiting and waiting[0].form is not Form.PLAIN:
+        same = job.size_min == job.size_max
+        size = f"{job.size_min}" if same else f"{job.size_min} to {job.size_max}"
+        parts.append(f"{job.here}/{size} here")
+    if job.leader:
+        parts.append(f"leader {job.leader} {job.leader_address or ''}".rstrip())
+    parts.append(job.state)
+    return "; ".join(parts)
+
+
+def _text(value: object) -> str:
+    """Text from elsewhere: no control characters, no markup."""
+    from rich.markup import escape
+
+    return escape(clean(str(value)))
 
 
 def duration(seconds: float) -> str:

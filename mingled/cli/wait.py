@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,9 +12,8 @@ import click
 
 from mingled import client
 from mingled.cli import child, shell, torchrun
-from mingled.cli.display import Display, released_line
+from mingled.cli.display import Display, clean, released_line
 from mingled.cli.forms import Flags, Wish, wish
-from mingled.core.words import Form
 from mingled.errors import BadInput, MingleError
 from mingled.frameworks.environment import TUNING, check_interfaces, environment
 
@@ -36,7 +36,8 @@ Exit codes:
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": False, "help_option_names": ["-h", "--help"]},
+    # CMD's own options are CMD's, also without the --.
+    context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     epilog=_EXITS,
 )
 @click.option("--job", metavar="ID", help="What the job is called, the same on every machine.")
@@ -171,54 +172,74 @@ def _print(lease: client.Lease, format_: str, display: Display) -> None:
 
         text = msgspec.json.encode({"config": lease.config, "adopt": token}).decode() + "\n"
     else:
-        adopt = [os.path.abspath(sys.argv[0]), "--adopt", token]
-        if not os.access(adopt[0], os.X_OK):  # run as a module
-            adopt = [sys.executable, "-m", "mingled.cli.wait", "--adopt", token]
+        adopt = [os.path.abspath(sys.argv[0])]
+        if os.path.basename(adopt[0]) != "mingle-wait":  # mingle wait, or a module
+            adopt = [sys.executable, "-P", "-m", "mingled.cli.wait"]
+        adopt += ["--adopt", token]
         text = shell.assignments(changes.values, changes.unset, adopt=adopt)
     sys.stdout.write(text)
     sys.stdout.flush()
-    if lease.config.form is Form.PLAIN and lease.config.interface is None:
-        display.line("rank 0 has several addresses; set NCCL_SOCKET_IFNAME yourself if need be")
+    if format_ == "shell" and sys.stdout.isatty():
+        display.line('printing sets nothing: type eval "$(mingle-wait ...)"')
 
 
 # ---------------------------------------------------------------- errors become exit codes
 
 
-def _fail(code: int, sentence: str) -> NoReturn:
-    if sentence:
-        click.echo(f"mingle-wait: {sentence}", err=True)
+def _fail(code: int, sentence: str, evaluated: bool) -> NoReturn:
+    click.echo(f"mingle-wait: {clean(sentence)}", err=True)
     # `eval "$(mingle-wait ...)"` would return 0 on failure: what is evaluated must fail.
-    if "--" not in sys.argv and not sys.stdout.isatty() and "json" not in " ".join(sys.argv):
-        try:
+    if evaluated and not sys.stdout.isatty():
+        with contextlib.suppress(OSError):
             sys.stdout.write(shell.failure(code))
             sys.stdout.flush()
-        except OSError:
-            pass
     raise SystemExit(code)
 
 
+def _is_evaluated(args: list[str]) -> bool:
+    """Is stdout for `eval`? Asked of words that may make no sense, so click is not."""
+    flags = {"-h", "--help"}
+    for option in command.params:
+        flags |= {name for name in option.opts if getattr(option, "is_flag", False)}
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            return next(words, None) is None
+        if not word.startswith("-"):
+            return False
+        # A flag that nobody knows is taken to have a value, so that `eval` fails after a typo.
+        _, equals, value = word.partition("=")
+        if not equals and word not in flags:
+            value = next(words, "")
+        if word.startswith("--adopt") or (word.startswith("--format") and value == "json"):
+            return False
+    return True
+
+
+class _Terminated(BaseException):
+    """SIGTERM came while waiting."""
+
+
 def _terminated(_number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+    raise _Terminated
 
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of `mingle-wait`, and of `mingle wait`."""
     signal.signal(signal.SIGTERM, _terminated)
+    words = sys.argv[1:] if args is None else args
+    evaluated = _is_evaluated(words)
     try:
-        command.main(args=args, prog_name="mingle-wait", standalone_mode=False)
-    except KeyboardInterrupt:
-        _fail(128 + signal.SIGINT, "interrupted")
-    except click.exceptions.Abort:
-        _fail(128 + signal.SIGINT, "interrupted")
+        command.main(args=words, prog_name="mingle-wait", standalone_mode=False)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _fail(128 + signal.SIGINT, "interrupted while waiting", evaluated)
+    except _Terminated:
+        _fail(128 + signal.SIGTERM, "terminated while waiting", evaluated)
     except click.UsageError as error:
         hint = f" (try: {error.ctx.command_path} --help)" if error.ctx else ""
-        _fail(2, f"{error.format_message()}{hint}")
+        _fail(2, f"{error.format_message()}{hint}", evaluated)
     except MingleError as error:
-        _fail(error.exit_code, str(error))
-    except SystemExit as stop:
-        if stop.code == 128 + signal.SIGTERM:
-            _fail(128 + signal.SIGTERM, "terminated")
-        raise
+        _fail(error.exit_code, str(error), evaluated)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Claim:
             label=self.job.label,
             claim=self.nonce,
             port=self.ctx.link_port,
-            addresses=tuple(a.address for a in self.ctx.addresses),
+            addresses=self.ctx.candidates(),
         )
 
     def advertise(self) -> None:
@@ -112,7 +112,7 @@ class Claim:
         present = self.present()
         entry = self.entry()
         low, high = (entry.size_min, entry.size_max) if entry else (0, 0)
-        running = next((h for h in reversed(self.job.helds) if h.live and h.members), None)
+        running = next((h for h in reversed(self.job.rounds.helds) if h.live and h.members), None)
         return messages.Progress(
             claim=self.nonce,
             here=len(present),
@@ -140,14 +140,17 @@ class Claim:
             self._refuse(link, error.code, str(error), close=True)
             return
         if join.node.node == self.ctx.node:
-            sentence = f"job {self.job.job}: {remote} is this very daemon, or copies its node id"
+            sentence = (
+                f"job {self.job.job}: {remote} is this very daemon on {self.ctx.host}, or copies "
+                "its node id; restart mingled there"
+            )
             self._refuse(link, Refused.code, sentence, close=True)
             return
         for old in [
             s for s in self.sessions.values() if s.card.node == join.node.node and s.link != link
         ]:
             self.ctx.do(actions.CloseLink(link=old.link))
-            self.drop(old.link, "it came back over a new link", now)
+            self.job.link_lost(old.link, "it came back over a new link", now)
         known = self.sessions.get(link)
         session = Session(
             link=link,
@@ -169,7 +172,7 @@ class Claim:
             if entry.participant not in self.released and self._admit(session, entry):
                 session.entries = (*session.entries, entry)
         if join.prepared is not None:
-            self.seal.asked_for_outcome(session, join.prepared)
+            self.seal.asked_for_outcome(session, join.prepared, now)
         self.seal.entries_changed(session, now)
         if session.entries != before:
             self.job.progressed(now)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mingled.core import actions
-from mingled.core.messages import Advert, Contest
+from mingled.core.messages import ADDRESSES_MAX, Advert, Contest
 from mingled.core.table import State
 from mingled.core.words import Nonce
 
@@ -24,7 +24,8 @@ class _Rival(msgspec.Struct, kw_only=True):
     """Mutable: one other advert of this job."""
 
     advert: Advert
-    next_at: float  #: when to ask it; while a link is open, when to give up on that
+    #: when to ask it; while a link is open, when to give up on that; None: while it opens
+    next_at: float | None
     link: int | None = None
 
 
@@ -108,7 +109,7 @@ class Contests:
             node=self._ctx.card(),
             user=user,
             explicit=any(s.join.rank == 0 for s in job.seats.values()),
-            sealed=any(h.live and h.claim == claim.nonce for h in job.helds)
+            sealed=any(h.live and h.claim == claim.nonce for h in job.rounds.helds)
             or claim.seal.open_port is not None,
             busy=job.state is State.PREPARING,
         )
@@ -135,7 +136,8 @@ class Contests:
             self._yield(message, remote, now)
 
     def _yield(self, winner: Contest, remote: str, now: float) -> None:
-        addresses = (remote, *(a for a in winner.node.addresses if a != remote))
+        others = (a for a in winner.node.addresses if a != remote)
+        addresses = (remote, *others)[:ADDRESSES_MAX]
         mine = self._claim.advert()
         advert = msgspec.structs.replace(
             mine, claim=winner.claim, port=winner.node.port, addresses=addresses
@@ -144,17 +146,18 @@ class Contests:
 
     def tick(self, now: float) -> None:
         for rival in list(self._rivals.values()):
-            if now < rival.next_at:
+            if rival.next_at is None or now < rival.next_at:
                 continue
             if rival.link is None:
                 rival.link = self._ctx.open(rival.advert)
-                rival.next_at = float("inf")  # LinkOpened or LinkFailed comes for certain
+                rival.next_at = None  # LinkOpened or LinkFailed comes for certain
             else:
                 self._ctx.do(actions.CloseLink(link=rival.link))
                 self.failed(rival.link, now)
 
     def deadline(self) -> float | None:
-        return min((r.next_at for r in self._rivals.values()), default=None)
+        times = (r.next_at for r in self._rivals.values())
+        return min((t for t in times if t is not None), default=None)
 
     def close(self) -> None:
         for claim in list(self._rivals):

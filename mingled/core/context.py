@@ -5,7 +5,7 @@ from __future__ import annotations
 from mingled.core import actions
 from mingled.core.adverts import AdvertBook
 from mingled.core.events import Address
-from mingled.core.messages import Advert, Message, NodeCard
+from mingled.core.messages import ADDRESSES_MAX, Advert, Message, NodeCard
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
 from mingled.core.words import JobId, NodeId
@@ -60,12 +60,16 @@ class Context:
         )
         return link
 
+    def candidates(self) -> tuple[str, ...]:
+        """This node's addresses for others to try, best first."""
+        return tuple(a.address for a in self.addresses[:ADDRESSES_MAX])
+
     def card(self) -> NodeCard:
         return NodeCard(
             node=self.node,
             host=self.host,
             port=self.link_port,
-            addresses=tuple(a.address for a in self.addresses),
+            addresses=self.candidates(),
         )
 
     def listening_on(self) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mingled.core import actions, local
 from mingled.core.config import Member
-from mingled.core.messages import NAMES_SHOWN_MAX, Ended, Gone, Running
+from mingled.core.messages import NAMES_SHOWN_MAX, TEXT_CHARS_MAX, Ended, Gone, Running
 from mingled.core.words import JobId, Nonce, ParticipantId
 
 if TYPE_CHECKING:
@@ -50,6 +50,16 @@ class Held:
         self.since = now
         self.fates: dict[int, Fate] = dict.fromkeys((m.rank for m in members), "running")
         self._by_id = {m.participant: m for m in members}
+
+    def links(self) -> tuple[int, ...]:
+        return tuple(self.spokes) if self.hub is None else (self.hub, *self.spokes)
+
+    def reattach(self, link: int, node: str) -> None:
+        """At the hub: a daemon is back over another link, and watches again."""
+        self.spokes[link] = node
+        for member in self.members:
+            if member.node == node and self.fates[member.rank] == "unwatched":
+                self.fates[member.rank] = "running"
 
     def member(self, participant: ParticipantId) -> Member | None:
         return self._by_id.get(participant)
@@ -92,13 +102,13 @@ class Held:
         """At the hub: another daemon reports one of its own participants. Its own only."""
         member = self.member(message.participant)
         if member is not None and self.spokes.get(link) == member.node:
-            self._note(member, "left" if message.left else "lost", message.reason, seats)
+            self._note(member, "left" if message.left else "lost", _cut(message.reason), seats)
 
     def gone(self, message: Gone, seats: Iterable[Seat]) -> None:
         """From the hub."""
         if message.rank in self.fates:
             member = self.members[message.rank]
-            self._note(member, "left" if message.left else "lost", message.reason, seats)
+            self._note(member, "left" if message.left else "lost", _cut(message.reason), seats)
 
     def link_closed(self, link: int, reason: str, seats: Iterable[Seat]) -> None:
         """A daemon of the round is gone. Its participants may well go on: unwatched, not lost."""
@@ -160,3 +170,7 @@ class Held:
                 for m in self.members
             ),
         )
+
+
+def _cut(text: str) -> str:
+    return text[:TEXT_CHARS_MAX]

@@ -7,31 +7,20 @@ from collections.abc import Iterable
 
 from mingled.core import actions, local, messages
 from mingled.core.claim import Claim
-from mingled.core.config import Config, Member
+from mingled.core.config import Config
 from mingled.core.context import Context
-from mingled.core.events import Address, AdoptAsked, Holder, JoinAsked
-from mingled.core.held import Held
+from mingled.core.desk import Desk
+from mingled.core.events import Address
 from mingled.core.messages import Advert, Contest, Message
 from mingled.core.pursuit import Pursuit
+from mingled.core.rounds import Rounds
 from mingled.core.search import Search
-from mingled.core.seat import Seat, rank_conflict, shape_conflict
+from mingled.core.seat import Seat, tell_failed
 from mingled.core.secrets import label_of
-from mingled.core.table import State, Trigger, step
+from mingled.core.table import BETWEEN, OUTCOME_OPEN, State, Trigger, step
 from mingled.core.views import Views
-from mingled.core.words import Form, JobId, Nonce, ParticipantId
-from mingled.errors import (
-    Cancelled,
-    Conflict,
-    DaemonError,
-    Indeterminate,
-    JoinTimeout,
-    MingleError,
-    NotPermitted,
-    Refused,
-)
-
-_OUTCOME_OPEN = (State.PREPARED, State.UNSURE)
-_BETWEEN = (State.PROVING, State.PREPARED, State.UNSURE, State.PREPARING)
+from mingled.core.words import JobId, Nonce, ParticipantId
+from mingled.errors import Conflict, Indeterminate
 
 
 class Job:
@@ -46,7 +35,8 @@ class Job:
         self.seats: dict[ParticipantId, Seat] = {}
         self.claim: Claim | None = None
         self.pursuit: Pursuit | None = None
-        self.helds: list[Held] = []
+        self.rounds = Rounds(self)
+        self.desk = Desk(self)
         self.search = Search(self)
         self.views = Views(self)
         self.note_text = ""
@@ -55,7 +45,7 @@ class Job:
     @property
     def over(self) -> bool:
         """Nothing is left to do here."""
-        return self.state is State.IDLE and not self.seats and not self.helds
+        return self.state is State.IDLE and not self.seats and not self.rounds.helds
 
     def to(self, trigger: Trigger) -> None:
         before, self.state = self.state, step(self.state, trigger)
@@ -79,119 +69,11 @@ class Job:
     def progressed(self, now: float) -> None:
         self.views.progressed(now)
 
-    # ------------------------------------------------------------ seats come
-
-    def join(self, event: JoinAsked, now: float) -> None:
-        """A new local participant, or a refusal that says who is in its way."""
-        self._replace(event.holder, event.participant, now)
-        settings = self.ctx.settings
-        seat = Seat(event.participant, event.join, event.holder, now, settings.hint_after_s)
-        obstacle = self._obstacle(seat)
-        if obstacle is not None:
-            self.ctx.do(_failed(seat.participant, obstacle))
-            self.ctx.do(actions.Release(participant=seat.participant))
-            return
-        self._warn_twice(seat)
-        self.seats[seat.participant] = seat
-        self.settle(now)
-        if self.pursuit is not None:
-            self.pursuit.entries_changed()
-        self.progressed(now)
-
-    def _obstacle(self, seat: Seat) -> MingleError | None:
-        entry, where = seat.entry(), f"job {self.job} on {self.ctx.host}"
-        for other in self.seats.values():
-            if other.holder.uid != seat.holder.uid:
-                return NotPermitted(
-                    f"{where} belongs to {other.holder.user}, you are {seat.holder.user}; "
-                    "choose another job ID"
-                )
-        for other in self.waiting():
-            sentence = shape_conflict(other.entry(), entry, here=other.who(), there=seat.who())
-            if sentence is None and entry.rank is not None and other.join.rank == entry.rank:
-                sentence = rank_conflict(entry.rank, here=other.who(), there=seat.who())
-            if sentence is not None:
-                return Refused(f"{where}: {sentence}")
-        if self.claim is not None:
-            sentence = self.claim.conflict(entry, seat.who())
-            if sentence is not None:
-                return Refused(f"{where}: {sentence}")
-        if len(self.seats) >= self.ctx.settings.seats_max:
-            return Refused(f"{where}: {len(self.seats)} participants already; leave some first")
-        return None
-
-    def _replace(self, holder: Holder, newer: ParticipantId, now: float) -> None:
-        """One process holds one seat of a job: a notebook cell that runs twice takes its own
-        place."""
-        for seat in list(self.seats.values()):
-            if seat.holder.identity == holder.identity and seat.participant != newer:
-                if seat.ending is not None:
-                    continue
-                if seat.waiting:
-                    sentence = f"job {self.job}: a newer join of the same process took this place"
-                    self.ctx.do(_failed(seat.participant, Cancelled(sentence)))
-                else:
-                    notice = local.Notice(
-                        kind="warning",
-                        sentence=f"job {self.job}: this replaces the earlier join of {seat.who()}",
-                    )
-                    self.ctx.do(actions.Tell(participant=newer, message=notice))
-                self.end_seat(seat, left=True, reason="replaced by a newer join", now=now)
-
-    def _warn_twice(self, seat: Seat) -> None:
-        if seat.join.form is not Form.LAUNCHER:
-            return
-        twin = next((s for s in self.waiting() if s.join.form is Form.LAUNCHER), None)
-        if twin is not None:
-            sentence = (
-                f"job {self.job}: two launchers on {self.ctx.host}, {twin.who()} and "
-                f"{seat.who()}; with --nnodes one per node is normal"
-            )
-            for participant in (seat.participant, twin.participant):
-                notice = local.Notice(kind="warning", sentence=sentence)
-                self.ctx.do(actions.Tell(participant=participant, message=notice))
-
     # ------------------------------------------------------------ seats go
-
-    def vanished(self, seat: Seat, now: float) -> None:
-        """Its connection ended. While it waits that withdraws it; later the process counts."""
-        seat.connected = False
-        if seat.waiting:
-            self.end_seat(seat, left=False, reason="its client has gone", now=now)
-        elif not seat.holder.watched and seat.adopt_by is None:
-            self.end_seat(seat, left=False, reason="its connection ended", now=now)
-
-    def holder_ended(self, seat: Seat, status: int | None, now: float) -> None:
-        """The process that held the lease is no more."""
-        if seat.adopt_by is not None:
-            return  # the lease waits for the shell that takes it over
-        if status is None:
-            self.end_seat(seat, left=False, reason="ended, status unknown", now=now)
-        elif status == 0:
-            self.end_seat(seat, left=True, reason="exit 0", now=now)
-        else:
-            how = f"killed by signal {status & 0x7F}" if status & 0x7F else f"exit {status >> 8}"
-            self.end_seat(seat, left=False, reason=how, now=now)
-
-    def leave(
-        self, uid: int, only: ParticipantId | None, lost: bool, reason: str, now: float
-    ) -> int:
-        """End seats of one user (root: of anybody); how many."""
-        mine = [
-            s
-            for s in self.seats.values()
-            if uid in (0, s.holder.uid) and only in (None, s.participant) and s.ending is None
-        ]
-        for seat in mine:
-            if seat.waiting:
-                error = Cancelled(f"job {self.job}: left on {self.ctx.host} before it started")
-                self.ctx.do(_failed(seat.participant, error))
-            self.end_seat(seat, left=not lost, reason=reason or "leave", now=now)
-        return len(mine)
 
     def end_seat(self, seat: Seat, *, left: bool, reason: str, now: float) -> None:
         """Out with it, unless an outcome is open: then as soon as that is known."""
-        if seat.waiting and self.state in _OUTCOME_OPEN:
+        if seat.waiting and self.state in OUTCOME_OPEN:
             seat.ending = reason
             return
         if self.seats.pop(seat.participant, None) is None:
@@ -204,9 +86,8 @@ class Job:
                 self.pursuit.seat_ended(seat.participant, f"{self.ctx.host}: {reason}")
             self.progressed(now)
         else:
-            for held in self.helds:
-                held.seat_ended(seat.participant, left, reason, self.seats.values())
-        self._prune()
+            self.rounds.seat_ended(seat.participant, left, reason)
+        self.rounds.prune()
         self.settle(now)
 
     def settle_open_endings(self, now: float) -> None:
@@ -214,7 +95,7 @@ class Job:
         for seat in [s for s in self.seats.values() if s.ending is not None]:
             reason, seat.ending = seat.ending or "", None
             self.end_seat(seat, left=False, reason=reason, now=now)
-        self._prune()
+        self.rounds.prune()
         self.settle(now)
 
     def fail_waiting(
@@ -249,91 +130,25 @@ class Job:
         )
         self.ctx.do(actions.Tell(participant=seat.participant, message=ready))
 
-    def adopt(self, seat: Seat, event: AdoptAsked, now: float) -> local.Local:
-        """The evaluating shell takes the lease over."""
-        if event.uid not in (0, seat.holder.uid):
-            error: MingleError = NotPermitted(
-                f"job {self.job}: the lease on {self.ctx.host} is {seat.holder.user}'s"
-            )
-            return local.Failed(code=error.code, sentence=str(error))
-        if event.holder is None:
-            sentence = (
-                f"job {self.job}: no process {event.pid} on {self.ctx.host} to hold the lease"
-            )
-            return local.Failed(code=DaemonError.code, sentence=sentence)
-        seat.token = seat.adopt_by = None
-        seat.holder = event.holder
-        self.ctx.do(actions.Rehold(participant=seat.participant, request=event.request))
-        self._replace(event.holder, seat.participant, now)
-        return local.Done(count=1)
-
-    def hold(
-        self,
-        *,
-        claim: Nonce,
-        round_: int,
-        members: tuple[Member, ...],
-        master: tuple[str, int],
-        hub: int | None,
-        spokes: dict[int, str],
-        proof: Nonce | None,
-        now: float,
-    ) -> Held:
-        """A round is sealed: watch over it."""
-        held = Held(
-            self.ctx,
-            self.job,
-            claim,
-            round_,
-            members,
-            master=master,
-            hub=hub,
-            spokes=spokes,
-            proof=proof,
-            now=now,
-        )
-        self.helds.append(held)
-        return held
-
-    def reattach(self, claim: Nonce, round_: int, link: int, node: str) -> None:
-        """A daemon of a sealed round is back over another link."""
-        for held in self.helds:
-            if (held.claim, held.round) == (claim, round_):
-                held.spokes[link] = node
-
-    def _prune(self) -> None:
-        """Drop rounds that concern nobody here any more, and their links and ports."""
-        for held in list(self.helds):
-            mine = any(held.member(p) is not None for p in self.seats)
-            if mine or (held.hub is None and held.spokes and held.live):
-                continue
-            self.helds.remove(held)
-            if held.proof is not None:
-                self.ctx.ports.pop(held.master[1], None)
-                self.ctx.do(actions.FreePort(proof=held.proof))
-            for link in (held.hub, *held.spokes):
-                if link is not None and not self._in_use(link):
-                    self.ctx.do(actions.CloseLink(link=link))
-
-    def _in_use(self, link: int) -> bool:
+    def in_use(self, link: int) -> bool:
         return (
             (self.pursuit is not None and self.pursuit.link == link)
             or (self.claim is not None and link in self.claim.sessions)
-            or any(link == h.hub or link in h.spokes for h in self.helds)
+            or self.rounds.need(link)
         )
 
     # ------------------------------------------------------------ what to do next
 
     def settle(self, now: float) -> None:
         """Bring the state in line with who waits here. Never while an outcome is open."""
-        if self.state in _BETWEEN:
+        if self.state in BETWEEN:
             return
         waiting = self.waiting()
         explicit = any(s.join.rank == 0 for s in waiting)
         if self.state is State.LEADING:
             self._settle_leading(now)
         elif explicit:
-            self._drop_pursuit()
+            self.drop_pursuit()
             self.start_claim(now)
         elif self.state is State.IDLE and waiting:
             self.to(Trigger.SEARCH)
@@ -357,7 +172,7 @@ class Job:
             claim.seal.consider(now)
             return
         claim.end(f"rank 0 of job {self.job} on {self.ctx.host} has ended")
-        self._drop_claim()
+        self.drop_claim()
         if self.waiting():
             self.to(Trigger.SEARCH)
             self.search.begin(now)
@@ -365,25 +180,25 @@ class Job:
             self.to(Trigger.REST)
 
     def _rest(self) -> None:
-        self._drop_pursuit()
+        self.drop_pursuit()
         self.to(Trigger.REST)
         self.note_text = ""
 
-    def _drop_pursuit(self) -> None:
+    def drop_pursuit(self) -> None:
         pursuit, self.pursuit = self.pursuit, None
         if pursuit is None:
             return
-        if self._in_use(pursuit.link):
+        if self.in_use(pursuit.link):
             pursuit.abandon()
         else:
             pursuit.close()
 
-    def _drop_claim(self) -> None:
+    def drop_claim(self) -> None:
         """Its followers were told where to go; links that a sealed round needs stay."""
         claim, self.claim = self.claim, None
-        self._prune()
+        self.rounds.prune()
         for link in claim.sessions if claim is not None else ():
-            if not self._in_use(link):
+            if not self.in_use(link):
                 self.ctx.do(actions.CloseLink(link=link))
 
     def start_claim(self, now: float) -> None:
@@ -405,7 +220,7 @@ class Job:
     def lose_leader(self, reason: str, now: float) -> None:
         """The leader is gone or never was: search on."""
         led = self.pursuit is not None and self.pursuit.leader is not None
-        self._drop_pursuit()
+        self.drop_pursuit()
         self.to(Trigger.LOSE)
         self.note(reason, now)
         if led:
@@ -416,7 +231,7 @@ class Job:
 
     def follow_instead(self, advert: Advert, note: str, now: float) -> None:
         """Our leader yielded."""
-        self._drop_pursuit()
+        self.drop_pursuit()
         self.connect(advert)
         self.note(note, now)
         self.settle(now)
@@ -425,7 +240,7 @@ class Job:
         """A rival leads. An explicit rank 0 here has lost its place, and is told to whom."""
         assert self.claim is not None
         self.claim.yield_to(advert, winner.node.host)
-        self._drop_claim()
+        self.drop_claim()
         self.connect(advert, Trigger.YIELD)
         sentence = (
             f"job {self.job}: rank 0 is {winner.node.host} ({remote}), claimed there by "
@@ -448,9 +263,9 @@ class Job:
             "agreed, so nobody here knows whether the round was sealed; look at rank 0 before "
             "you start again"
         )
-        self._drop_pursuit()
+        self.drop_pursuit()
         for seat in [s for s in self.waiting() if s.participant in members]:
-            self.ctx.do(_failed(seat.participant, error))
+            self.ctx.do(tell_failed(seat.participant, error))
             seat.ending = "indeterminate"
         self.to(Trigger.GIVE_UP)
         self.search.begin(now)
@@ -476,7 +291,7 @@ class Job:
             self.claim.advertise()
 
     def owns(self, link: int) -> bool:
-        return self._in_use(link) or (self.claim is not None and self.claim.contests.owns(link))
+        return self.in_use(link) or (self.claim is not None and self.claim.contests.owns(link))
 
     def link_opened(self, link: int, local_: Address, remote: str, now: float) -> None:
         if self.pursuit is not None and self.pursuit.link == link:
@@ -488,14 +303,13 @@ class Job:
 
     def link_lost(self, link: int, reason: str, now: float) -> None:
         """It could not be opened, or it ended."""
-        for held in self.helds:
-            held.link_closed(link, reason, self.seats.values())
+        self.rounds.link_closed(link, reason)
         if self.claim is not None:
             self.claim.contests.failed(link, now)
             self.claim.drop(link, reason, now)
         if self.pursuit is not None and self.pursuit.link == link:
             self.pursuit.failed(reason, now)
-        self._prune()
+        self.rounds.prune()
 
     def received(self, link: int, remote: str, message: Message, now: float) -> None:
         """A frame on one of this job's links."""
@@ -511,23 +325,13 @@ class Job:
             claim.received(claim.sessions[link], message, now)
         elif isinstance(message, messages.Ping):
             self.ctx.send(link, messages.Pong(claim=message.claim))
-        for held in self.helds:
-            if not isinstance(message, messages.Ended | messages.Gone):
-                break
-            if (message.claim, message.round) != (held.claim, held.round):
-                continue
-            if isinstance(message, messages.Ended):
-                held.ended(link, message, self.seats.values())
-            elif link == held.hub:
-                held.gone(message, self.seats.values())
-        self._prune()
+        self.rounds.received(link, message, now)
+        self.rounds.prune()
 
     # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
-        for seat in list(self.seats.values()):
-            if seat.participant in self.seats:
-                self._tick_seat(seat, now)
+        self.desk.tick(now)
         if self.state is State.SEARCHING:
             self.search.tick(now)
         if self._asks():
@@ -536,18 +340,8 @@ class Job:
             self.pursuit.tick(now)
         if self.claim is not None:
             self.claim.tick(now)
+        self.rounds.tick(now)
         self.views.tick(now)
-
-    def _tick_seat(self, seat: Seat, now: float) -> None:
-        if seat.adopt_by is not None and now >= seat.adopt_by:
-            seat.adopt_by = seat.token = None
-            self.end_seat(seat, left=False, reason="no shell took the lease over", now=now)
-        elif seat.deadline is not None and now >= seat.deadline and self.state not in _BETWEEN:
-            self.ctx.do(_failed(seat.participant, JoinTimeout(self.views.timed_out(seat, now))))
-            self.end_seat(seat, left=False, reason="timed out", now=now)
-        elif seat.hint_at is not None and now >= seat.hint_at:
-            seat.hint_at = None
-            self.views.hint(seat)
 
     def _asks(self) -> bool:
         """Somebody waits, and it is not known that one leader has everybody: a leader asks too,
@@ -555,10 +349,10 @@ class Job:
         return self.state in (State.SEARCHING, State.LEADING) and bool(self.waiting())
 
     def deadline(self) -> float | None:
-        times: list[float | None] = [self.views.deadline()]
+        times: list[float | None] = [self.views.deadline(), self.rounds.deadline()]
         for seat in self.seats.values():
             times += [seat.adopt_by, seat.hint_at]
-            if self.state not in _BETWEEN:
+            if self.state not in BETWEEN:
                 times.append(seat.deadline)
         if self.state is State.SEARCHING:
             times.append(self.search.deadline())
@@ -569,25 +363,3 @@ class Job:
         if self.claim is not None:
             times.append(self.claim.deadline())
         return min((t for t in times if t is not None), default=None)
-
-    def stop(self, reason: str, now: float) -> None:
-        """The daemon ends. It commits nothing any more; the others are told what it knows."""
-        why = f"mingled on {self.ctx.host} stops: {reason}"
-        error: MingleError = DaemonError(f"job {self.job}: {why}")
-        if self.state in _OUTCOME_OPEN:
-            error = Indeterminate(
-                f"job {self.job}: {why}, between this node's agreement and the outcome of the "
-                "round; look at rank 0 before you start again"
-            )
-        for seat in self.waiting():
-            self.ctx.do(_failed(seat.participant, error))
-            self.end_seat(seat, left=False, reason=why, now=now)
-        if self.claim is not None:
-            self.claim.end(why)
-            self._drop_claim()
-
-
-def _failed(participant: ParticipantId, error: MingleError) -> actions.Tell:
-    return actions.Tell(
-        participant=participant, message=local.Failed(code=error.code, sentence=str(error))
-    )

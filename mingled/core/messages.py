@@ -35,6 +35,9 @@ TEXT_CHARS_MAX = 1_000
 HOST_CHARS_MAX = 255
 """RFC 1035: no host name is longer."""
 
+ADDRESSES_MAX = 16
+"""Of one node or advert: more than any host has for one network, and each is tried."""
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
     """Base of everything on the peer link."""
@@ -70,7 +73,8 @@ def check_shape(
         if not 0 <= rank < SIZE_MAX:
             raise BadInput(f"{of_job}rank {rank} is not between 0 and {SIZE_MAX - 1}")
     elif not 1 <= size_min <= size_max <= SIZE_MAX:
-        raise BadInput(f"{of_job}{size} {size_min}:{size_max} is not between 1 and {SIZE_MAX}")
+        said = f"{size_min}" if size_min == size_max else f"{size_min}:{size_max}"
+        raise BadInput(f"{of_job}{size} {said} is not between 1 and {SIZE_MAX}")
     elif rank is not None and not 0 <= rank < size_max:
         raise BadInput(
             f"{of_job}{ordinal} {rank} is outside the job: with {size} {size_max} "
@@ -94,6 +98,18 @@ class NodeCard(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int  #: its own peer link port
     addresses: tuple[str, ...]  #: its candidate addresses, best first
+
+    def __post_init__(self) -> None:
+        _check_place(self.port, self.addresses)
+        if len(self.host) > HOST_CHARS_MAX:
+            raise BadInput(f"a host name of {len(self.host)} characters: {self.host[:32]}...")
+
+
+def _check_place(port: int, addresses: tuple[str, ...]) -> None:
+    if not 0 < port < 65_536:
+        raise BadInput(f"port {port} is not between 1 and 65535")
+    if len(addresses) > ADDRESSES_MAX:
+        raise BadInput(f"{len(addresses)} addresses, at most {ADDRESSES_MAX} allowed")
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,6 +298,9 @@ class Advert(msgspec.Struct, frozen=True, kw_only=True):
     claim: Nonce
     port: int
     addresses: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_place(self.port, self.addresses)
 
 
 type_of_peer_messages = (

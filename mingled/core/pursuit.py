@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, messages
 from mingled.core.codec import check_version
 from mingled.core.events import Address
+from mingled.core.held import Held
 from mingled.core.messages import Advert, Entry
 from mingled.core.roster import config_of, plain_config
 from mingled.core.table import State, Trigger
@@ -252,6 +253,8 @@ class Pursuit:
         members = message.members
         if [m.rank for m in members] != list(range(len(members))):
             return "the roster's ranks are not 0, 1, 2 and so on"
+        if len({m.participant for m in members}) != len(members):
+            return "the roster names a participant twice"
         waiting = {s.participant: s for s in self._job.waiting()}
         mine = [m for m in members if m.node == self._ctx.node]
         seats = [waiting.get(ParticipantId(m.participant)) for m in mine]
@@ -303,16 +306,19 @@ class Pursuit:
         assert prepare is not None
         self.prepare = self.unsure_until = self.retry_at = None
         job.to(Trigger.COMMIT)
-        held = job.hold(
-            claim=self.claim,
-            round_=prepare.round,
-            members=prepare.members,
+        held = Held(
+            self._ctx,
+            job.job,
+            self.claim,
+            prepare.round,
+            prepare.members,
             master=(prepare.master_addr, prepare.master_port),
             hub=self.link,
             spokes={},
             proof=None,
             now=now,
         )
+        job.rounds.add(held, now)
         for member in held.members:
             seat = job.seats.get(ParticipantId(member.participant))
             if seat is not None and seat.waiting:

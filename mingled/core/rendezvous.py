@@ -98,11 +98,11 @@ class Rendezvous:
             case events.ClientVanished():
                 found = self._seat(event.participant)
                 if found:
-                    found[0].vanished(found[1], now)
+                    found[0].desk.vanished(found[1], now)
             case events.HolderEnded():
                 found = self._seat(event.participant)
                 if found:
-                    found[0].holder_ended(found[1], event.status, now)
+                    found[0].desk.holder_ended(found[1], event.status, now)
             case events.LeaveAsked() | events.AdoptAsked() | events.StatusAsked():
                 self._request(event, now)
             case events.AdvertHeard() | events.AdvertGone() | events.AddressesChanged():
@@ -121,7 +121,7 @@ class Rendezvous:
                 self._tick(now)
             case events.Stopped():
                 for job in list(self.jobs.values()):
-                    job.stop(event.reason, now)
+                    job.desk.stop(event.reason, now)
             case _:
                 raise TypeError(event)
 
@@ -132,14 +132,15 @@ class Rendezvous:
         if job is None:
             if len(self.jobs) >= self._ctx.settings.jobs_max:
                 sentence = (
-                    f"job {event.join.job}: {len(self.jobs)} jobs on {self._ctx.host} already"
+                    f"job {event.join.job}: {len(self.jobs)} jobs on {self._ctx.host} already; "
+                    "leave some first"
                 )
                 failed = local.Failed(code=Refused.code, sentence=sentence)
                 self._ctx.do(actions.Tell(participant=event.participant, message=failed))
                 self._ctx.do(actions.Release(participant=event.participant))
                 return
             job = self.jobs[event.join.job] = Job(self._ctx, event.join.job)
-        job.join(event, now)
+        job.desk.join(event, now)
 
     def _seat(self, participant: ParticipantId) -> tuple[Job, Seat] | None:
         for job in self.jobs.values():
@@ -154,7 +155,7 @@ class Rendezvous:
             case events.LeaveAsked():
                 job = self.jobs.get(event.job)
                 count = (
-                    job.leave(event.uid, event.participant, event.lost, event.reason, now)
+                    job.desk.leave(event.uid, event.participant, event.lost, event.reason, now)
                     if job
                     else 0
                 )
@@ -175,7 +176,7 @@ class Rendezvous:
         for job in self.jobs.values():
             for seat in list(job.seats.values()):
                 if seat.token is not None and seat.token == event.token:
-                    return job.adopt(seat, event, now)
+                    return job.desk.adopt(seat, event, now)
         return local.Failed(
             code=DaemonError.code,
             sentence=f"no lease on {self._ctx.host} waits for that token; it is kept for "

@@ -14,6 +14,7 @@ import msgspec
 from mingled.core import actions, messages
 from mingled.core.config import Member
 from mingled.core.events import Address
+from mingled.core.held import Held
 from mingled.core.roster import Present, choose, config_of, members_of, plain_config
 from mingled.core.seat import Seat
 from mingled.core.table import State, Trigger
@@ -207,7 +208,7 @@ class Seal:
         if attempt is not None and any(p.entry.participant == participant for p in attempt.chosen):
             self._abort(f"a participant on {self._ctx.host} has just ended", now)
 
-    def asked_for_outcome(self, session: Session, proof: Nonce) -> None:
+    def asked_for_outcome(self, session: Session, proof: Nonce, now: float) -> None:
         """A follower acknowledged, lost its link, and is back. The loss ended the attempt, if it
         was not sealed before."""
         claim, node = self._claim, session.card.node
@@ -215,7 +216,7 @@ class Seal:
         if node in nodes:
             commit = messages.Commit(claim=claim.nonce, round=round_, proof=proof)
             self._ctx.send(session.link, commit)
-            claim.job.reattach(claim.nonce, round_, session.link, node)
+            claim.job.rounds.reattach(claim.nonce, round_, session.link, node, now)
         else:
             abort = messages.Abort(
                 claim=claim.nonce,
@@ -265,16 +266,19 @@ class Seal:
         claim.released |= participants
         for session in claim.sessions.values():
             session.entries = tuple(e for e in session.entries if e.participant not in participants)
-        held = job.hold(
-            claim=claim.nonce,
-            round_=attempt.round,
-            members=attempt.members,
+        held = Held(
+            self._ctx,
+            job.job,
+            claim.nonce,
+            attempt.round,
+            attempt.members,
             master=(attempt.master.address, attempt.port),
             hub=None,
             spokes={link: n for n, link in attempt.links.items() if link in claim.sessions},
             proof=attempt.proof,
             now=now,
         )
+        job.rounds.add(held, now)
         self._release_local(held.members[0], attempt, now)  # rank 0 first: a client that knocks
         commit = messages.Commit(claim=claim.nonce, round=attempt.round, proof=attempt.proof)
         for link in attempt.links.values():  # before the store listens backs off for 0.4 s

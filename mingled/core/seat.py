@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from mingled.core import actions, local
 from mingled.core.config import Config
 from mingled.core.events import Holder
 from mingled.core.local import Join
 from mingled.core.messages import Entry
 from mingled.core.words import Form, ParticipantId
+from mingled.errors import MingleError
 
 
 class Seat:
@@ -73,6 +75,12 @@ class Seat:
 
     def who(self) -> str:
         return f"pid {self.holder.pid} of {self.holder.user}"
+
+
+def tell_failed(participant: ParticipantId, error: MingleError) -> actions.Tell:
+    """The end of a join, as its client is to hear it."""
+    failed = local.Failed(code=error.code, sentence=str(error))
+    return actions.Tell(participant=participant, message=failed)
 
 
 def shape_conflict(mine: Entry, theirs: Entry, *, here: str, there: str) -> str | None:

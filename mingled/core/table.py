@@ -1,6 +1,6 @@
 """The one transition table. Every change of a job's state on a node goes through `step`.
 
-The state diagram in the documents is generated from TRANSITIONS (`python -m mingled.core.table`).
+The state diagram in the documents is generated from TRANSITIONS (`scripts/generate_docs.py`).
 """
 
 from __future__ import annotations
@@ -75,6 +75,13 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
     (_S.PREPARING, _T.COMMIT): _S.LEADING,
     (_S.PREPARING, _T.ABORT): _S.LEADING,
 }
+
+
+OUTCOME_OPEN = (State.PREPARED, State.UNSURE)
+"""We have acknowledged: nothing here may end before ABORT, COMMIT, or the doubt is over."""
+
+BETWEEN = (State.PROVING, *OUTCOME_OPEN, State.PREPARING)
+"""Between PREPARE and its outcome, on either side."""
 
 
 class ForbiddenTransition(AssertionError):

@@ -95,7 +95,10 @@ class Views:
                 f"the same --job on the other machines{note}"
             )
         if seat.join.form is Form.PLAIN:
-            return f"{start}rank 0 on {progress.leader} was heard but did not admit us{note}"
+            return (
+                f"{start}rank 0 on {progress.leader} was heard but did not admit us; "
+                f"look at mingle status there{note}"
+            )
         if progress.running is not None:
             return (
                 f"{start}round {progress.running.round} still runs on "
@@ -112,7 +115,8 @@ class Views:
         absent = (
             f"{ordinal} {', '.join(map(str, progress.missing))} never came"
             if progress.missing
-            else f"{max(0, progress.size_min - progress.here)} more never came"
+            else f"{max(0, progress.size_min - progress.here)} more never came; start them with "
+            "the same --job and size"
         )
         return f"{start}{progress.here} of {progress.size_min} were here ({hosts}); {absent}{note}"
 
@@ -144,7 +148,7 @@ class Views:
                 )
                 for s in job.seats.values()
             ),
-            rounds=tuple(h.report(now) for h in job.helds),
+            rounds=tuple(h.report(now) for h in job.rounds.helds),
             note=job.note_text,
             story=tuple(job.story),
         )

@@ -73,7 +73,8 @@ def _listen(path: Path, mode: int) -> socket.socket:
         sock.bind(str(path))
     except OSError as error:
         sock.close()
-        raise DaemonError(f"{path}: {error.strerror or error}") from None
+        reason = error.strerror or error  # "AF_UNIX path too long" is Python's own
+        raise DaemonError(f"{path}: {reason}; give --socket another path") from None
     finally:
         os.umask(before)
     sock.listen(128)

@@ -27,7 +27,7 @@ from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_PTR, _TYPE_SRV
 
 from mingled.core import events
 from mingled.core.events import Address
-from mingled.core.messages import Advert
+from mingled.core.messages import ADDRESSES_MAX, Advert
 from mingled.core.words import Label, NodeId, Nonce
 from mingled.errors import BadInput
 
@@ -45,9 +45,6 @@ RESOLVING_MAX = 64
 
 DOUBT_S = 2.0
 """RFC 6762 10.4: a doubted record that nobody confirms within this is dropped."""
-
-ADDRESSES_MAX = 16
-"""Of one advert; more than any host has for one network."""
 
 log = logging.getLogger(__name__)
 
@@ -237,6 +234,8 @@ class Mdns:
         task = asyncio.create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # One that is cancelled before its first step never awaits its work.
+        task.add_done_callback(lambda _: work.close())
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -19,6 +19,7 @@ from mingled.core.events import Address
 from mingled.core.messages import FRAME_SIZE_BYTES_MAX, Message, peer_decoder
 from mingled.core.words import Label
 from mingled.errors import BadInput, DaemonError
+from mingled.net.dialing import persist, try_anew
 from mingled.net.interfaces import interface_of
 
 STAGGER_S = 0.25
@@ -28,7 +29,11 @@ BETTER_S = 0.05
 """After the first answer a better-ranked address is given this much more."""
 
 CONNECT_S = 3.0
-"""For one address: the kernel repeats a lost SYN after 1 s, and after 2 s more."""
+"""For one address."""
+
+ANEW_S = 0.5
+"""A fresh connection is tried beside the one that waits: the kernel would repeat a lost SYN after
+1 s, and after 2 s more."""
 
 UNSENT_BYTES_MAX = 64 * 1024 * 1024
 """A peer that does not read is hung up on before it costs more memory than this."""
@@ -42,11 +47,14 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 async def dial(address: str, port: int, label: Label) -> Stream:
     """One connection to one address, no longer than CONNECT_S. Raises `OSError`."""
     del label  # names the job to the encryption layer
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            return await asyncio.open_connection(address, port, limit=FRAME_SIZE_BYTES_MAX)
-    except TimeoutError:
-        raise OSError(errno.ETIMEDOUT, f"no answer within {CONNECT_S:g} s") from None
+    stream = await try_anew(
+        lambda: asyncio.open_connection(address, port, limit=FRAME_SIZE_BYTES_MAX),
+        lambda late: late[1].close(),
+        every_s=ANEW_S,
+        within_s=CONNECT_S,
+    )
+    persist(stream[1].get_extra_info("socket"))
+    return stream
 
 
 async def serve(
@@ -62,14 +70,11 @@ def bind(port: int) -> socket.socket:
     last: OSError | None = None
     for candidate in range(port, port + PORTS_TRIED):
         try:
-            sock = _bind(candidate)
-            sock.listen(1024)  # a thousand followers may knock at once
+            return _bind(candidate)
         except OSError as error:
             last = error
             if error.errno != errno.EADDRINUSE:
                 break
-        else:
-            return sock
     raise DaemonError(
         f"no peer link port: {port} to {port + PORTS_TRIED - 1}: {os.strerror(last.errno or 0)}"
         if last
@@ -88,6 +93,7 @@ def _bind(port: int) -> socket.socket:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             sock.bind((host, port))
+            sock.listen(1024)  # a thousand followers may knock at once
         except OSError as error:
             sock.close()
             if family == socket.AF_INET or error.errno == errno.EADDRINUSE:
@@ -166,6 +172,7 @@ class Peers:
         await self._read(link, reader, writer)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        persist(writer.get_extra_info("socket"))
         self._accepted += 2
         link = self._accepted
         self._writers[link] = writer

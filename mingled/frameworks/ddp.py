@@ -223,7 +223,7 @@ def _request(
             size_min=low,
             size_max=high,
             rank=node_rank,
-            nproc=processes(str(nproc_per_node or 1), env=environ),
+            nproc=processes("1" if nproc_per_node is None else str(nproc_per_node), env=environ),
             timeout_s=timeout,
         )
     if world_size is None:

@@ -139,7 +139,7 @@ REPLIES: tuple[local.Local, ...] = (
         note="gpu3: no answer",
     ),
     local.Notice(kind="hint", sentence="job bert: nobody else was heard for 10 s."),
-    local.Ready(participant=WHO, config=CONFIG, token="t0ken"),
+    local.Ready(participant=WHO, config=CONFIG, token="t0ken", found_s=0.25, waited_s=1.5),
     local.Failed(code="timeout", sentence="job bert: no rendezvous"),
     local.Gone(
         job=JOB, round=1, rank=3, host="gpu4", address="10.0.0.4", how="lost", reason="exit 1"

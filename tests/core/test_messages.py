@@ -79,6 +79,15 @@ def test_requests_that_cannot_work(line: bytes, says: str) -> None:
         local.request_decoder.decode(line)
 
 
+@pytest.mark.parametrize(
+    ("port", "addresses"), [(0, 1), (65_536, 1), (-1, 1), (29_400, messages.ADDRESSES_MAX + 1)]
+)
+def test_places_that_cannot_be(port: int, addresses: int) -> None:
+    for place in (samples.CARD, samples.ADVERT):
+        with pytest.raises(BadInput):
+            msgspec.structs.replace(place, port=port, addresses=("10.0.0.1",) * addresses)
+
+
 if __name__ == "__main__":
     for name, (_, some) in FILES.items():
         (GOLDEN / f"{name}.jsonl").write_bytes(b"".join(map(codec.encode, some)))

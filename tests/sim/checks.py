@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from mingled.core import local, messages
 from mingled.core.config import Config
 from mingled.core.messages import Advert
-from mingled.core.words import Form, Nonce, ParticipantId
+from mingled.core.table import BETWEEN
+from mingled.core.words import Form, JobId, Nonce, ParticipantId
 
 if TYPE_CHECKING:
+    from tests.sim.clients import Client
     from tests.sim.world import Daemon, World
 
 GRACE_S = 40.0
@@ -84,22 +86,27 @@ class Checks:
             if client.host == daemon.host:
                 ensure(not client.waits, f"{client}: the daemon stops and does not say so")
 
-    def ended(self) -> None:
-        """At the end: every join with a timeout has an outcome."""
-        now = self._world.clock.now
-        for client in self._world.clients.values():
-            timeout_s = client.join.timeout_s
-            if client.waits and timeout_s is not None:
-                late = now > client.joined_at + timeout_s + GRACE_S
-                ensure(not late, f"{client}: without an outcome after its timeout")
+    def overdue(self, daemon: Daemon, client: Client) -> None:
+        """Called every so often for a client that waits although its timeout is over."""
+        job = daemon.core.jobs.get(JobId(client.join.job))
+        undecided = job is not None and job.state in BETWEEN
+        ensure(undecided, f"{client}: without an outcome after its timeout")
+        late_s = self._world.clock.now - client.joined_at - (client.join.timeout_s or 0.0)
+        ensure(late_s < GRACE_S, f"{client}: {late_s:g} s late")
 
-    def handled(self, daemon: Daemon) -> None:
-        """After each event: nobody has outstayed its deadline."""
-        now = self._world.clock.now
-        for job in daemon.core.jobs.values():
-            for seat in job.seats.values():
-                late = seat.waiting and seat.deadline is not None and now > seat.deadline + GRACE_S
-                ensure(not late, f"{seat.participant} waits {GRACE_S:g} s past its deadline")
+    def empty(self) -> None:
+        """Long after everybody has left: no job, link, port, listener, advert or timer is kept."""
+        for daemon in self._world.daemons:
+            where, core = f"gpu{daemon.host + 1}, empty,", daemon.core
+            jobs = {j: (job.state.value, [*job.story][-5:]) for j, job in core.jobs.items()}
+            ensure(not jobs, f"{where} keeps jobs {jobs}")
+            ensure(not daemon.ends, f"{where} keeps links {sorted(daemon.ends)}")
+            ensure(not daemon.listening, f"{where} listens on {daemon.listening}")
+            ensure(not daemon.reserved, f"{where} keeps ports {daemon.reserved}")
+            ensure(not core._ctx.ports, f"{where} avoids ports {core._ctx.ports}")
+            ensure(not core._remotes, f"{where} remembers links {core._remotes}")
+            ensure(not daemon.adverts, f"{where} advertises {list(daemon.adverts)}")
+            ensure(core.deadline() is None, f"{where} waits for {core.deadline()}")
 
     def _released(self, daemon: Daemon, participant: ParticipantId, config: Config) -> None:
         self.released += 1

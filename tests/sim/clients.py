@@ -24,6 +24,7 @@ class Client:
         self.config: Config | None = None
         self.failure: local.Failed | None = None
         self.gone = False
+        self.heard: list[local.Local] = []
 
     @property
     def waits(self) -> bool:

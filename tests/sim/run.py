@@ -10,7 +10,7 @@ import msgspec
 
 from mingled.core import messages, words
 from tests.sim.checks import GRACE_S, ensure
-from tests.sim.scenario import FAULTS_END_S, LEASES_END_S, LIVENESS_S, Scenario
+from tests.sim.scenario import EMPTY_S, FAULTS_END_S, LEASES_END_S, LIVENESS_S, Scenario
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +70,11 @@ def _play(scenario: Scenario) -> None:
     world.clock.run_until(FAULTS_END_S + 1.0 + LEASES_END_S)
     expected = scenario.last_wave(kept)
     world.clock.run_until(world.clock.now + LIVENESS_S + GRACE_S + 5.0)
-    world.checks.ended()
     for client in expected:
         ensure(client.config is not None, f"once all is well, {client}: never released")
+    scenario.everybody_leaves()
+    world.clock.run_until(world.clock.now + EMPTY_S)
+    world.checks.empty()
 
 
 def _where(error: BaseException) -> str:

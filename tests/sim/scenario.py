@@ -22,6 +22,9 @@ LEASES_END_S = 12.0
 LIVENESS_S = 60.0
 """Once the network is whole: a join that can succeed needs no longer than this."""
 
+EMPTY_S = 60.0
+"""Once everybody has left, nothing is kept for longer than this: silence is noticed by then."""
+
 SHAPES = ("auto", "auto", "explicit", "mixed", "process", "range", "plain")
 
 
@@ -39,6 +42,8 @@ class Scenario:
         )
         self.world = World(rng, self.hosts, self.air)
         self.world.duplicates = rng.random() < 0.3
+        self.world.portless = 0.02
+        self.world.brittle = rng.choice((0.0, 0.0, 0.05))
         self.jobs = [JobId(f"job-{k}") for k in range(rng.choice((1, 1, 2)))]
         self.shape = {job: rng.choice(SHAPES) for job in self.jobs}
         self.size = {job: rng.randint(1, self.hosts + 1) for job in self.jobs}
@@ -126,7 +131,8 @@ class Scenario:
         elif how in ("again", "other size", "other user"):
             self._join_beside(client, how)
         else:
-            client.gone = True
+            # A lease outlives its client's connection: the process goes on.
+            client.gone = how == "kill" or client.waits
             if how == "vanish" or rng.random() < 0.5:
                 world.deliver(daemon, events.ClientVanished(participant=client.participant))
             if how == "kill":
@@ -144,7 +150,7 @@ class Scenario:
         elif newer.join.form is not Form.PLAIN:
             rank = newer.join.rank
             newer.join = local.Join(
-                job=job, form=newer.join.form, size_min=9, size_max=9, rank=rank, timeout_s=5.0
+                job=job, form=newer.join.form, size_min=20, size_max=20, rank=rank, timeout_s=5.0
             )
         self.world.join(
             self.rng.randrange(self.hosts) if how == "other size" else client.host, newer
@@ -256,6 +262,7 @@ class Scenario:
     def heal(self) -> None:
         self.world.note(-1, "everything heals")
         self.air.heal()
+        self.world.brittle = 0.0
         for host in range(self.hosts):
             self.world.restart(host)
 
@@ -288,6 +295,11 @@ class Scenario:
             # With a range, a round of the first few is right, and the last waits for the next.
             expected += together if self.shape[job] != "range" else []
         return expected
+
+    def everybody_leaves(self) -> None:
+        for client in self.world.clients.values():
+            if not client.gone:
+                self.world.leave(client)
 
     def _ordinary(self, client: Client, job: JobId) -> bool:
         return client.join.rank is None and client.join.size_min == self.size[job]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,10 @@ from mingled.core.messages import Contest, Join
 from mingled.core.pursuit import Pursuit
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.roster import Present, members_of
+from mingled.core.rounds import Rounds
 from mingled.core.seal import Seal
+from mingled.core.search import Search
+from mingled.core.seat import Seat
 from mingled.core.words import Nonce, ParticipantId
 from tests.sim.run import sweep
 
@@ -53,7 +57,7 @@ def test_no_tie_break_between_leaders(monkeypatch: pytest.MonkeyPatch) -> None:
         return not mine.explicit and theirs.explicit and not mine.busy
 
     monkeypatch.setattr(contest, "loses", loses)
-    assert "never released" in found(60)
+    assert "never released" in found(300)
 
 
 def test_rank_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,9 +66,42 @@ def test_rank_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         return (*others, msgspec.structs.replace(last, rank=max(0, last.rank - 1)))
 
     monkeypatch.setattr(seal, "members_of", twice)
-    assert "never released" in found(60)  # the followers refuse such a roster
+    found(60)  # rank 0 and its followers see it, each in its way
     monkeypatch.setattr(Pursuit, "_flaw", lambda self, message: None)
     assert "ranks of" in found(60)
+
+
+def test_deadline_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seal, "deadline", lambda self: None)
+    assert "due before the deadline" in found(60)
+
+
+def test_timeout_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Seat.__init__
+
+    def no_deadline(self: Seat, *args: Any) -> None:
+        right(self, *args)
+        self.deadline = None
+
+    monkeypatch.setattr(Seat, "__init__", no_deadline)
+    assert "without an outcome after its timeout" in found(60)
+
+
+def test_deadline_left_in_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Search.ask
+
+    def ask(self: Search, now: float) -> None:
+        due = self.ask_at
+        right(self, now)
+        self.ask_at = due
+
+    monkeypatch.setattr(Search, "ask", ask)
+    assert "busy loop" in found(10)
+
+
+def test_rounds_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rounds, "prune", lambda self: None)
+    assert "keeps jobs" in found(10)
 
 
 def test_claim_nonce_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import assert_never
 
 from mingled.core import actions, events, local
 from mingled.core.events import Event
-from mingled.core.messages import Advert
+from mingled.core.messages import Ack, Advert, Commit, Prepare
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.words import JobId, NodeId, Nonce, ParticipantId
-from tests.sim.checks import Checks, Violation
+from tests.sim.checks import Checks, Violation, ensure
 from tests.sim.clients import Client
 from tests.sim.network import Air, Clock, Link, Side, addresses_of, host_of
 
 LINK_PORT = 29_400
 SPINS_MAX = 12
 """Ticks that one daemon may need at one instant; more is a busy loop."""
+
+EARLY_SHARE = 0.05
+"""How many events are followed by a tick that comes before its time."""
+
+DECISIVE = (Prepare, Ack, Commit)
 
 
 class Daemon:
@@ -56,7 +62,11 @@ class World:
         self.log: list[tuple[float, int, str, object]] = []
         self.clients: dict[ParticipantId, Client] = {}
         self.duplicates = False
+        self.adopts = True  #: shells take over the leases that wait for one, mostly
+        self.brittle = 0.0  #: share of PREPARE, ACK and COMMIT that take their link with them
+        self.portless = 0.0  #: share of tries to open a port that fail
         self.past_adverts: list[Advert] = []
+        self.answers: list[actions.Answer | actions.Describe] = []
         self.daemons = [Daemon(self, host) for host in range(hosts)]
         self._requests = 0
 
@@ -69,8 +79,10 @@ class World:
         for action in daemon.core.handle(event, self.clock.now):
             self.log.append((self.clock.now, daemon.host, "->", action))
             self._perform(daemon, action)
-        self.checks.handled(daemon)
         deadline = daemon.core.deadline()
+        if self.rng.random() < EARLY_SHARE:
+            end = self.clock.now + 10.0 if deadline is None else deadline
+            self.clock.at(self.rng.uniform(self.clock.now, end), lambda: self._early(daemon))
         if deadline is None:
             daemon.tick_at = None
         elif deadline != daemon.tick_at:
@@ -94,6 +106,14 @@ class World:
             raise Violation(f"busy loop: deadline() of gpu{daemon.host + 1} stays at {deadline}")
         self.deliver(daemon, events.Ticked())
 
+    def _early(self, daemon: Daemon) -> None:
+        """A tick before its time finds nothing to do, or a deadline was forgotten."""
+        before = daemon.core.deadline()
+        if daemon.alive and (before is None or self.clock.now < before):
+            done = daemon.core.handle(events.Ticked(), self.clock.now)
+            ensure(not done, f"due before the deadline {before} of gpu{daemon.host + 1}: {done}")
+            ensure(daemon.core.deadline() == before, f"deadline {before} moves without an event")
+
     def _perform(self, daemon: Daemon, action: actions.Action) -> None:
         match action:
             case actions.Tell():
@@ -101,7 +121,9 @@ class World:
                 self._told(daemon, action)
             case actions.Release():
                 self.checks.let_go(action.participant)
-            case actions.Answer() | actions.Describe() | actions.Doubt() | actions.Rehold():
+            case actions.Answer() | actions.Describe():
+                self.answers.append(action)
+            case actions.Doubt() | actions.Rehold():
                 pass
             case actions.Advertise():
                 daemon.adverts[action.advert.claim] = action.advert
@@ -117,9 +139,8 @@ class World:
             case actions.Ask():
                 for other in self.others(daemon):
                     if self._hears(daemon, other):
-                        self.clock.at(
-                            self.clock.now + self.air.delay(), self._answerer(other, daemon, action)
-                        )
+                        answer = partial(self.answer, other, daemon, action.unicast)
+                        self.clock.at(self.clock.now + self.air.delay(), answer)
             case actions.OpenLink():
                 self._open(daemon, action)
             case actions.SendFrame():
@@ -127,6 +148,9 @@ class World:
                 end = daemon.ends.get(action.link)
                 if end is not None:
                     end[0].send(end[1], action.message)
+                    if isinstance(action.message, DECISIVE) and self.rng.random() < self.brittle:
+                        self.note(daemon.host, "the link breaks")
+                        end[0].cut()
             case actions.CloseLink():
                 daemon.opening.discard(action.link)
                 end = daemon.ends.get(action.link)
@@ -148,6 +172,7 @@ class World:
         client = self.clients.get(action.participant)
         if client is None:
             raise Violation(f"told nobody: {action}")
+        client.heard.append(action.message)
         match action.message:
             case local.Ready():
                 client.config = action.message.config
@@ -164,7 +189,7 @@ class World:
         ended = events.HolderEnded(
             participant=client.participant, status=self.rng.choice((0, 0, 256, 9, None))
         )
-        if token is not None and self.rng.random() < 0.7:
+        if token is not None and self.adopts and self.rng.random() < 0.7:
             holder = events.Holder(
                 pid=client.holder.pid + 100_000,
                 identity=f"shell {client.holder.identity}",
@@ -193,12 +218,21 @@ class World:
         client.host = host
         self.clients[client.participant] = client
         client.joined_at = self.clock.now
+        if client.join.timeout_s is not None:
+            due = self.clock.now + client.join.timeout_s + 0.001
+            self.clock.at(due, lambda: self._due(daemon, client))
         self.deliver(
             daemon,
             events.JoinAsked(
                 participant=client.participant, join=client.join, holder=client.holder
             ),
         )
+
+    def _due(self, daemon: Daemon, client: Client) -> None:
+        """Its time is over. Only while an outcome is open may it wait on, and not for long."""
+        if client.waits and daemon.alive:
+            self.checks.overdue(daemon, client)
+            self.clock.at(self.clock.now + 0.5, lambda: self._due(daemon, client))
 
     def leave(self, client: Client, *, lost: bool = False) -> None:
         self._requests += 1
@@ -230,9 +264,6 @@ class World:
                 if self._hears(daemon, other):
                     self.soon(other, events.AdvertHeard(advert=advert))
 
-    def _answerer(self, other: Daemon, asker: Daemon, ask: actions.Ask) -> _Answerer:
-        return _Answerer(self, other, asker, ask.unicast)
-
     def answer(self, other: Daemon, asker: Daemon, unicast: bool) -> None:
         for advert in list(other.adverts.values()) if other.alive else ():
             if not unicast:
@@ -254,9 +285,8 @@ class World:
             ):
                 slow = True
             elif self.daemons[place[0]].alive and action.port == LINK_PORT:
-                self.clock.at(
-                    self.clock.now + self.air.delay(), _Opener(self, daemon, action, *place)
-                )
+                connect = partial(self.connect, daemon, action.link, *place)
+                self.clock.at(self.clock.now + self.air.delay(), connect)
                 return
         wait_s = 1.0 if slow else self.air.delay()
         self.clock.at(self.clock.now + wait_s, lambda: self.failed(daemon, action.link))
@@ -299,7 +329,7 @@ class World:
         match action:
             case actions.OpenProof():
                 taken = {*action.avoid, *daemon.listening.values(), *daemon.reserved.values()}
-                if self.rng.random() < 0.02:
+                if self.rng.random() < self.portless:
                     failed = events.ProofFailed(
                         job=action.job, proof=action.proof, reason="no port is free"
                     )
@@ -363,23 +393,3 @@ class World:
             self.air.down.discard(host)
             self.daemons[host] = Daemon(self, host)
             self.note(host, "daemon starts")
-
-
-class _Answerer:
-    def __init__(self, world: World, other: Daemon, asker: Daemon, unicast: bool) -> None:
-        self._args = (other, asker, unicast)
-        self._world = world
-
-    def __call__(self) -> None:
-        self._world.answer(*self._args)
-
-
-class _Opener:
-    def __init__(
-        self, world: World, daemon: Daemon, action: actions.OpenLink, host: int, network: int
-    ) -> None:
-        self._world = world
-        self._args = (daemon, action.link, host, network)
-
-    def __call__(self) -> None:
-        self._world.connect(*self._args)

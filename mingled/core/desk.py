@@ -1,0 +1,190 @@
+"""Where local participants of one job come and go: joins, refusals, leases and their ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mingled.core import actions, local
+from mingled.core.events import AdoptAsked, Holder, JoinAsked
+from mingled.core.seat import Seat, rank_conflict, shape_conflict, tell_failed
+from mingled.core.table import BETWEEN, OUTCOME_OPEN, Trigger
+from mingled.core.words import Form, ParticipantId
+from mingled.errors import (
+    Cancelled,
+    DaemonError,
+    Indeterminate,
+    JoinTimeout,
+    MingleError,
+    NotPermitted,
+    Refused,
+)
+
+if TYPE_CHECKING:
+    from mingled.core.job import Job
+
+
+class Desk:
+    """Of one job on one node. What an end means for the rendezvous is the job's to decide."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._ctx = job.ctx
+        self._name = f"job {job.job}"
+
+    def tick(self, now: float) -> None:
+        for seat in list(self._job.seats.values()):
+            if seat.participant in self._job.seats:
+                self._tick(seat, now)
+
+    def join(self, event: JoinAsked, now: float) -> None:
+        """A new local participant, or a refusal that says who is in its way."""
+        self._replace(event.holder, event.participant, now)
+        settings = self._ctx.settings
+        seat = Seat(event.participant, event.join, event.holder, now, settings.hint_after_s)
+        obstacle = self._obstacle(seat)
+        if obstacle is not None:
+            self._ctx.do(tell_failed(seat.participant, obstacle))
+            self._ctx.do(actions.Release(participant=seat.participant))
+            return
+        self._warn_twice(seat)
+        self._job.seats[seat.participant] = seat
+        self._job.settle(now)
+        if self._job.pursuit is not None:
+            self._job.pursuit.entries_changed()
+        self._job.progressed(now)
+
+    def _obstacle(self, seat: Seat) -> MingleError | None:
+        entry, where = seat.entry(), f"{self._name} on {self._ctx.host}"
+        for other in self._job.seats.values():
+            if other.holder.uid != seat.holder.uid:
+                return NotPermitted(
+                    f"{where} belongs to {other.holder.user}, you are {seat.holder.user}; "
+                    "choose another job ID"
+                )
+        for other in self._job.waiting():
+            sentence = shape_conflict(other.entry(), entry, here=other.who(), there=seat.who())
+            if sentence is None and entry.rank is not None and other.join.rank == entry.rank:
+                sentence = rank_conflict(entry.rank, here=other.who(), there=seat.who())
+            if sentence is not None:
+                return Refused(f"{where}: {sentence}")
+        if self._job.claim is not None:
+            sentence = self._job.claim.conflict(entry, seat.who())
+            if sentence is not None:
+                return Refused(f"{where}: {sentence}")
+        if len(self._job.seats) >= self._ctx.settings.seats_max:
+            return Refused(
+                f"{where}: {len(self._job.seats)} participants already; leave some first"
+            )
+        return None
+
+    def _replace(self, holder: Holder, newer: ParticipantId, now: float) -> None:
+        """One process holds one seat of a job: a notebook cell that runs twice takes its own
+        place."""
+        for seat in list(self._job.seats.values()):
+            if seat.holder.identity == holder.identity and seat.participant != newer:
+                if seat.ending is not None:
+                    continue
+                if seat.waiting:
+                    sentence = f"{self._name}: a newer join of the same process took this place"
+                    self._ctx.do(tell_failed(seat.participant, Cancelled(sentence)))
+                else:
+                    notice = local.Notice(
+                        kind="warning",
+                        sentence=f"{self._name}: this replaces the earlier join of {seat.who()}",
+                    )
+                    self._ctx.do(actions.Tell(participant=newer, message=notice))
+                self._job.end_seat(seat, left=True, reason="replaced by a newer join", now=now)
+
+    def _warn_twice(self, seat: Seat) -> None:
+        if seat.join.form is not Form.LAUNCHER:
+            return
+        twin = next((s for s in self._job.waiting() if s.join.form is Form.LAUNCHER), None)
+        if twin is not None:
+            sentence = (
+                f"{self._name}: two launchers on {self._ctx.host}, {twin.who()} and "
+                f"{seat.who()}; with --nnodes one per node is normal"
+            )
+            for participant in (seat.participant, twin.participant):
+                notice = local.Notice(kind="warning", sentence=sentence)
+                self._ctx.do(actions.Tell(participant=participant, message=notice))
+
+    def vanished(self, seat: Seat, now: float) -> None:
+        """Its connection ended. While it waits that withdraws it; later the process counts."""
+        seat.connected = False
+        if seat.waiting:
+            self._job.end_seat(seat, left=False, reason="its client has gone", now=now)
+        elif not seat.holder.watched and seat.adopt_by is None:
+            self._job.end_seat(seat, left=False, reason="its connection ended", now=now)
+
+    def holder_ended(self, seat: Seat, status: int | None, now: float) -> None:
+        """The process that held the lease is no more."""
+        if seat.adopt_by is not None:
+            return  # the lease waits for the shell that takes it over
+        if status is None:
+            self._job.end_seat(seat, left=False, reason="ended, status unknown", now=now)
+        elif status == 0:
+            self._job.end_seat(seat, left=True, reason="exit 0", now=now)
+        else:
+            how = f"killed by signal {status & 0x7F}" if status & 0x7F else f"exit {status >> 8}"
+            self._job.end_seat(seat, left=False, reason=how, now=now)
+
+    def leave(
+        self, uid: int, only: ParticipantId | None, lost: bool, reason: str, now: float
+    ) -> int:
+        """End seats of one user (root: of anybody); how many."""
+        mine = [
+            s
+            for s in self._job.seats.values()
+            if uid in (0, s.holder.uid) and only in (None, s.participant) and s.ending is None
+        ]
+        for seat in mine:
+            if seat.waiting:
+                error = Cancelled(f"{self._name}: left on {self._ctx.host} before it started")
+                self._ctx.do(tell_failed(seat.participant, error))
+            self._job.end_seat(seat, left=not lost, reason=reason or "leave", now=now)
+        return len(mine)
+
+    def adopt(self, seat: Seat, event: AdoptAsked, now: float) -> local.Local:
+        """The evaluating shell takes the lease over."""
+        if event.uid not in (0, seat.holder.uid):
+            error: MingleError = NotPermitted(
+                f"{self._name}: the lease on {self._ctx.host} is {seat.holder.user}'s"
+            )
+            return local.Failed(code=error.code, sentence=str(error))
+        if event.holder is None:
+            sentence = f"{self._name}: no process {event.pid} on {self._ctx.host} to hold the lease"
+            return local.Failed(code=DaemonError.code, sentence=sentence)
+        seat.token = seat.adopt_by = None
+        seat.holder = event.holder
+        self._ctx.do(actions.Rehold(participant=seat.participant, request=event.request))
+        self._replace(event.holder, seat.participant, now)
+        return local.Done(count=1)
+
+    def _tick(self, seat: Seat, now: float) -> None:
+        if seat.adopt_by is not None and now >= seat.adopt_by:
+            seat.adopt_by = seat.token = None
+            self._job.end_seat(seat, left=False, reason="no shell took the lease over", now=now)
+        elif seat.deadline is not None and now >= seat.deadline and self._job.state not in BETWEEN:
+            error = JoinTimeout(self._job.views.timed_out(seat, now))
+            self._ctx.do(tell_failed(seat.participant, error))
+            self._job.end_seat(seat, left=False, reason="timed out", now=now)
+        elif seat.hint_at is not None and now >= seat.hint_at:
+            seat.hint_at = None
+            self._job.views.hint(seat)
+
+    def stop(self, reason: str, now: float) -> None:
+        """The daemon ends. It commits nothing any more; the others are told what it knows."""
+        why = f"mingled on {self._ctx.host} stops: {reason}"
+        error: MingleError = DaemonError(f"{self._name}: {why}")
+        if self._job.state in OUTCOME_OPEN:
+            error = Indeterminate(
+                f"{self._name}: {why}, between this node's agreement and the outcome of the "
+                "round; look at rank 0 before you start again"
+            )
+        for seat in self._job.waiting():
+            self._ctx.do(tell_failed(seat.participant, error))
+            self._job.end_seat(seat, left=False, reason=why, now=now)
+        if self._job.claim is not None:
+            self._job.claim.end(why)
+            self._job.drop_claim()
+            self._job.to(Trigger.REST)

@@ -1,0 +1,63 @@
+"""Whatever the bytes are, a decoder gives a message or one BadInput."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mingled.core.codec import VERSION, check_version
+from mingled.core.local import request_decoder
+from mingled.core.messages import peer_decoder
+from mingled.errors import BadInput, VersionSkew
+from tests.core.test_messages import lines_of
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"null",
+        b'"join"',
+        b'{"type":"ping"',
+        b'{"type":"ping","claim":"\xff"}',
+        b'{"type":"ping","claim":"\\ud800"}',
+        b'{"type":"ping","claim":' + b"[" * 100_000,
+        b'{"x":' * 50_000,
+        b'{"type":"ping","claim":1e999}',
+        b'{"type":"ping"}',
+        b'{"claim":"00"}',
+    ],
+)
+def test_broken_lines_are_bad_input(line: bytes) -> None:
+    for decoder in (peer_decoder.decode, request_decoder.decode):
+        with pytest.raises(BadInput):
+            decoder(line)
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_bad_input(line: bytes) -> None:
+    with pytest.raises(BadInput):
+        peer_decoder.decode(line)
+
+
+@given(st.data())
+def test_damaged_lines_are_bad_input_or_a_message(data: st.DataObject) -> None:
+    line = data.draw(st.sampled_from(lines_of("peer")))
+    start = data.draw(st.integers(0, len(line) - 1))
+    piece = data.draw(st.sampled_from([b"", b'"', b"9", b"-1", b"null", b"{", b"[]", b"\xff"]))
+    end = data.draw(st.integers(start, len(line)))
+    with contextlib.suppress(BadInput):
+        peer_decoder.decode(line[:start] + piece + line[end:])
+
+
+def test_versions() -> None:
+    major, minor = VERSION
+    check_version((major, minor), "gpu2")
+    check_version((major, minor + 1), "gpu2")
+    for theirs in ((major + 1, minor), (major, minor + 2)):
+        with pytest.raises(VersionSkew, match=rf"gpu2 speaks version {theirs[0]}\.{theirs[1]}"):
+            check_version(theirs, "gpu2")

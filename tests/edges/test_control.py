@@ -1,0 +1,231 @@
+"""The control socket against clients that do not behave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mingled.core import events, local
+from mingled.core.words import Form, ParticipantId
+from mingled.edges import control
+from mingled.errors import DaemonError
+
+JOIN = b'{"type":"join","job":"bert","form":"process","size_min":2,"size_max":2}\n'
+
+
+class Daemon:
+    """What a daemon is to its control socket: it hears of events."""
+
+    def __init__(self, path: Path, netns: int | None = None) -> None:
+        self.path = path
+        self.events: asyncio.Queue[events.Event] = asyncio.Queue()
+        self.watched: list[tuple[ParticipantId, int]] = []
+        self.control = control.Control(self.events.put_nowait, self._watch, netns)
+        self.listener = control.Listener(path, 0o600)
+
+    def _watch(self, participant: ParticipantId, pid: int, pidfd: int) -> None:
+        os.close(pidfd)
+        self.watched.append((participant, pid))
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(str(self.path))
+
+    async def answers(self, data: bytes) -> list[local.Local]:
+        """Everything that is said to somebody who says `data`, until the daemon hangs up."""
+        reader, writer = await self.connect()
+        writer.write(data)
+        lines = [local.reply_decoder.decode(line) async for line in reader]
+        writer.close()
+        return list(lines)
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
+    running = Daemon(tmp_path / "s")
+    await running.control.start(running.listener.sock)
+    yield running
+    await running.control.close()
+    running.listener.close()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"\xff\xfe\n", "request"),
+        (b'{"type":"sta\n', "request"),
+        (b"\n", "request"),
+        (b"[" * 5000 + b"\n", "request"),
+        (b'{"type":"reboot"}\n', "reboot"),
+        (b'{"type":"join","job":"bert"}\n', "form"),
+        (b'{"type":"join","job":"","form":"plain","rank":0}\n', "the job ID is empty"),
+        (JOIN.replace(b"bert", b"a\\nb"), "control character U+000A"),
+        (JOIN.replace(b"bert", b"x" * 256), "256 bytes"),
+        (JOIN.replace(b'"size_max":2', b'"size_max":2,"rank":2'), "job bert"),
+        (JOIN.replace(b'"size_max":2', b'"size_max":1e99'), "request"),
+    ],
+)
+async def test_what_is_no_request_is_answered_and_hung_up_on(
+    daemon: Daemon, data: bytes, sentence: str
+) -> None:
+    (failed,) = await daemon.answers(data)
+    assert isinstance(failed, local.Failed)
+    assert failed.code == "bad-input"
+    assert sentence in failed.sentence
+    assert daemon.events.empty()
+
+
+async def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LINE_SIZE_BYTES_MAX", 100)
+    daemon = Daemon(tmp_path / "s")
+    await daemon.control.start(daemon.listener.sock)
+    (failed,) = await daemon.answers(b"x" * 101)
+    assert isinstance(failed, local.Failed)
+    assert (failed.code, "longer than 100 bytes" in failed.sentence) == ("bad-input", True)
+    await daemon.control.close()
+    daemon.listener.close()
+
+
+async def test_a_client_that_says_nothing(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "FIRST_LINE_S", 0.01)
+    (failed,) = await daemon.answers(b'{"type"')
+    assert isinstance(failed, local.Failed)
+    assert (failed.code, "within 0.01 s" in failed.sentence) == ("bad-input", True)
+
+
+@pytest.mark.parametrize("version", [[2, 0], [0, 0], [1, 2]])
+async def test_another_version_is_refused(daemon: Daemon, version: list[int]) -> None:
+    request = msgspec.json.encode({"type": "status", "version": version}) + b"\n"
+    (failed,) = await daemon.answers(request)
+    assert isinstance(failed, local.Failed)
+    assert failed.code == "version"
+    said = ".".join(map(str, version))
+    assert f"the client (pid {os.getpid()}) speaks version {said}" in failed.sentence
+    assert "install the same mingled on both" in failed.sentence
+
+
+async def test_a_minor_apart_and_fields_of_the_future_are_served(daemon: Daemon) -> None:
+    reader, writer = await daemon.connect()
+    writer.write(b'{"type":"status","version":[1,1],"colour":"red"}\n')
+    asked = await daemon.events.get()
+    assert isinstance(asked, events.StatusAsked)
+    assert asked.uid == os.getuid()
+    daemon.control.answer(asked.request, local.Done(count=7))
+    assert local.reply_decoder.decode(await reader.readline()) == local.Done(count=7)
+    writer.close()
+
+
+async def test_a_join_is_told_of_and_so_is_its_end(daemon: Daemon) -> None:
+    reader, writer = await daemon.connect()
+    writer.write(JOIN)
+    asked = await daemon.events.get()
+    assert isinstance(asked, events.JoinAsked)
+    assert (asked.join.job, asked.join.form) == ("bert", Form.PROCESS)
+    assert (asked.holder.pid, asked.holder.uid) == (os.getpid(), os.getuid())
+    assert daemon.watched == [(asked.participant, os.getpid())]
+    daemon.control.tell(asked.participant, local.Notice(kind="hint", sentence="hi"))
+    assert b'"hi"' in await reader.readline()
+    writer.close()
+    vanished = await daemon.events.get()
+    assert vanished == events.ClientVanished(participant=asked.participant)
+    daemon.control.tell(asked.participant, local.Notice(kind="hint", sentence="nobody hears"))
+
+
+async def test_two_joins_on_one_connection(daemon: Daemon) -> None:
+    (failed,) = await daemon.answers(JOIN + JOIN)
+    assert isinstance(failed, local.Failed)
+    assert "one join a connection" in failed.sentence
+    assert isinstance(await daemon.events.get(), events.JoinAsked)
+    assert isinstance(await daemon.events.get(), events.ClientVanished)
+
+
+async def test_a_client_of_another_network_namespace(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "s", netns=1)
+    await daemon.control.start(daemon.listener.sock)
+    reader, writer = await daemon.connect()
+    writer.write(JOIN.replace(b'"rank"', b'"netns"').replace(b"2}", b'2,"netns":2}'))
+    failed = local.reply_decoder.decode(await reader.readline())
+    assert isinstance(failed, local.Failed)
+    assert failed.code == local.OTHER_NAMESPACE
+    assert daemon.events.empty()
+    writer.close()
+    await daemon.control.close()
+    daemon.listener.close()
+
+
+async def test_adopting_a_process_that_is_not_there(daemon: Daemon) -> None:
+    for pid in (0, -1, 2**31 - 1, 2**40):
+        _reader, writer = await daemon.connect()
+        writer.write(msgspec.json.encode({"type": "adopt", "token": "t", "pid": pid}) + b"\n")
+        asked = await daemon.events.get()
+        assert isinstance(asked, events.AdoptAsked)
+        assert asked.holder is None
+        writer.close()
+
+
+async def test_too_many_connections_of_one_user(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "CLIENTS_PER_USER_MAX", 1)
+    _reader, writer = await daemon.connect()
+    writer.write(JOIN)
+    await daemon.events.get()
+    (failed,) = await daemon.answers(b"")
+    assert isinstance(failed, local.Failed)
+    assert (failed.code, "has 1 connections" in failed.sentence) == ("refused", True)
+    writer.close()
+    await daemon.events.get()
+
+
+async def test_a_client_that_does_not_read_is_hung_up_on(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "UNSENT_BYTES_MAX", 1000)
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(daemon.path))
+    client.sendall(JOIN)
+    asked = await daemon.events.get()
+    assert isinstance(asked, events.JoinAsked)
+    long = local.Notice(kind="hint", sentence="x" * 500_000)
+    for _ in range(5):
+        daemon.control.tell(asked.participant, long)
+    assert await daemon.events.get() == events.ClientVanished(participant=asked.participant)
+    client.close()
+
+
+def test_a_second_listener_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = control.Listener(path, 0o600)
+    with pytest.raises(DaemonError, match=f"another mingled already serves {path}"):
+        control.Listener(path, 0o600)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    first.sock.close()
+    first.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stale_socket_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    again = control.Listener(path, 0o666)
+    assert path.stat().st_mode & 0o777 == 0o666
+    again.sock.close()
+    again.close()
+    path.write_text("data")
+    with pytest.raises(DaemonError, match="is there and is no socket"):
+        control.Listener(path, 0o600)
+    assert path.read_text() == "data"
+    with pytest.raises(DaemonError, match="make its folder"):
+        control.Listener(tmp_path / "no" / "folder", 0o600)
+    with pytest.raises(DaemonError):
+        control.Listener(tmp_path / ("x" * 150), 0o600)
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]

@@ -1,0 +1,198 @@
+"""The peer link: who wins the race, what is said of those who lose it, and what peers may send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from mingled.core import events, messages
+from mingled.core.codec import encode
+from mingled.core.words import Label, Nonce
+from mingled.edges import peers
+from mingled.errors import DaemonError
+
+LABEL = Label("a" * 26)
+PING = messages.Ping(claim=Nonce("0" * 32))
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """One on which 127.0.0.1 listens and 127.0.0.2 does not."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def black_hole(port: int) -> Iterator[str]:
+    """An address that answers nothing: its queue of connections is full, so SYNs are dropped."""
+    address = "127.0.0.3"
+    with socket.socket() as server, contextlib.ExitStack() as stack:
+        server.bind((address, port))
+        server.listen(0)
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect((address, port))
+        yield address
+
+
+async def winner(addresses: list[str], port: int) -> str:
+    _reader, writer = await peers.race(addresses, port, LABEL)
+    remote: str = writer.get_extra_info("peername")[0]
+    writer.close()
+    await writer.wait_closed()
+    return remote
+
+
+async def test_a_dead_first_address(port: int) -> None:
+    assert await winner(["127.0.0.2", "127.0.0.1"], port) == "127.0.0.1"
+    assert await winner(["127.0.0.1", "127.0.0.2"], port) == "127.0.0.1"
+
+
+async def test_a_silent_first_address(port: int) -> None:
+    with black_hole(port) as silent:
+        assert await winner([silent, "127.0.0.1"], port) == "127.0.0.1"
+
+
+async def test_each_address_and_its_reason_are_named(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "CONNECT_S", 0.05)
+    monkeypatch.setattr(peers, "STAGGER_S", 0.01)
+    with black_hole(port) as silent, pytest.raises(OSError) as caught:
+        await peers.race(["127.0.0.2", silent], port, LABEL)
+    assert caught.value.strerror == (
+        f"127.0.0.2 port {port}: Connection refused; {silent} port {port}: no answer within 0.05 s"
+    )
+
+
+async def test_no_address_at_all() -> None:
+    with pytest.raises(OSError, match="names no address"):
+        await peers.race([], 1, LABEL)
+
+
+async def test_a_better_address_that_answers_a_little_later_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = asyncio.Event()
+    streams: dict[str, peers.Stream] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for address in ("better", "worse"):
+            ours, theirs = socket.socketpair()
+            stack.enter_context(theirs)
+            streams[address] = await asyncio.open_connection(sock=ours)
+
+        async def dial(address: str, port: int, label: Label) -> peers.Stream:
+            if address == "better":
+                await answered.wait()
+            answered.set()
+            return streams[address]
+
+        monkeypatch.setattr(peers, "dial", dial)
+        monkeypatch.setattr(peers, "STAGGER_S", 0.0)
+        assert await peers.race(["better", "worse"], 1, LABEL) is streams["better"]
+        await streams["worse"][1].wait_closed()
+        streams["better"][1].close()
+
+
+def test_a_busy_link_port_moves_on() -> None:
+    first = peers.bind(29_900)
+    second = peers.bind(29_900)
+    assert second.getsockname()[1] > first.getsockname()[1]
+    first.close()
+    second.close()
+
+
+def test_no_link_port_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "PORTS_TRIED", 1)
+    first = peers.bind(29_900)
+    with pytest.raises(DaemonError, match="no peer link port: "):
+        peers.bind(first.getsockname()[1])
+    first.close()
+
+
+class End:
+    """One daemon's side."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[events.Event] = asyncio.Queue()
+        self.peers = peers.Peers(self.events.put_nowait)
+        self.sock = peers.bind(29_900)
+
+    @property
+    def port(self) -> int:
+        port: int = self.sock.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[tuple[End, End]]:
+    both = End(), End()
+    for end in both:
+        await end.peers.start(end.sock)
+    yield both
+    for end in both:
+        await end.peers.close()
+
+
+async def test_a_link_says_what_it_measured_and_carries_messages(ends: tuple[End, End]) -> None:
+    ours, theirs = ends
+    ours.peers.open_link(1, LABEL, ["127.0.0.1"], theirs.port)
+    opened, accepted = await ours.events.get(), await theirs.events.get()
+    assert isinstance(opened, events.LinkOpened)
+    assert (opened.local.address, opened.local.interface) == ("127.0.0.1", "lo")
+    assert opened.remote_address == "127.0.0.1"
+    assert isinstance(accepted, events.LinkAccepted)
+    assert (accepted.local, accepted.remote_address) == (opened.local, "127.0.0.1")
+    ours.peers.send(1, PING)
+    assert await theirs.events.get() == events.FrameReceived(link=accepted.link, message=PING)
+    theirs.peers.send(accepted.link, PING)
+    assert await ours.events.get() == events.FrameReceived(link=1, message=PING)
+    theirs.peers.send(accepted.link, PING)
+    theirs.peers.close_link(accepted.link)  # what was sent still arrives
+    assert await ours.events.get() == events.FrameReceived(link=1, message=PING)
+    closed = await ours.events.get()
+    assert isinstance(closed, events.LinkClosed)
+    assert theirs.events.empty()
+
+
+async def test_a_link_that_cannot_be_opened(ends: tuple[End, End]) -> None:
+    ours, _ = ends
+    ours.peers.open_link(1, LABEL, ["127.0.0.2"], 1)
+    failed = await ours.events.get()
+    assert isinstance(failed, events.LinkFailed)
+    assert "127.0.0.2 port 1: Connection refused" in failed.reason
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\n", "sent what is no message"),
+        (b"\xff\n", "sent what is no message"),
+        (b"[" * 5000 + b"\n", "sent what is no message"),
+        (b'{"type":"later"}\n', "sent what is no message"),
+        (encode(PING)[:-1], "hung up"),
+        (b"x" * (messages.FRAME_SIZE_BYTES_MAX + 1), "sent a line longer than"),
+    ],
+    ids=["http", "not utf-8", "deep", "unknown", "cut off", "too long"],
+)
+async def test_what_is_no_message_ends_the_link(
+    ends: tuple[End, End], sent: bytes, reason: str
+) -> None:
+    _, theirs = ends
+    _reader, writer = await asyncio.open_connection("127.0.0.1", theirs.port)
+    accepted = await theirs.events.get()
+    assert isinstance(accepted, events.LinkAccepted)
+    writer.write(sent)
+    writer.close()
+    closed = await theirs.events.get()
+    assert isinstance(closed, events.LinkClosed)
+    assert closed.link == accepted.link
+    assert closed.reason.startswith(reason)
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()

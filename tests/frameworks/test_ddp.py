@@ -1,0 +1,149 @@
+"""`mingled.join` without a daemon: what it asks for, and what it makes of the answer.
+
+With real daemons: `tests/test_client.py`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+import mingled
+from mingled import client
+from mingled.core import local
+from mingled.core.config import Config
+from mingled.core.words import Form, ParticipantId
+from tests.core.samples import CONFIG, WHO
+
+
+class FakeLease:
+    """A lease of nobody's, that remembers how it ended."""
+
+    def __init__(self, config: Config, participant: ParticipantId) -> None:
+        self.config = config
+        self.participant = participant
+        self.connection = self
+        self.closed = False
+        self.ends: list[tuple[bool, str]] = []
+
+    def leave(self, *, lost: bool = False, reason: str = "") -> None:
+        self.ends.append((lost, reason))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeDaemon:
+    """Grants every join; `notices` are told first."""
+
+    def __init__(self) -> None:
+        self.config = CONFIG
+        self.notices: list[local.Local] = []
+        self.requests: list[local.Join] = []
+        self.leases: list[FakeLease] = []
+
+    def join(self, request: local.Join, told: client.Told) -> client.Lease:
+        self.requests.append(request)
+        for notice in self.notices:
+            told(notice)
+        participant = ParticipantId(f"{len(self.leases):032x}")
+        config = msgspec.structs.replace(self.config, job=request.job)
+        self.leases.append(FakeLease(config, participant))
+        return cast(client.Lease, self.leases[-1])
+
+
+@pytest.fixture
+def daemon(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+    fake = FakeDaemon()
+    monkeypatch.setattr(client, "join", fake.join)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("arguments", "form", "asked"),
+    [
+        ({"nnodes": 4}, Form.LAUNCHER, {"size_min": 4, "size_max": 4}),
+        ({"nnodes": "2:4", "node_rank": 3}, Form.LAUNCHER, {"size_min": 2, "rank": 3}),
+        ({"nnodes": 2, "nproc_per_node": "8"}, Form.LAUNCHER, {"nproc": 8}),
+        ({"world_size": 8}, Form.PROCESS, {"size_min": 8, "size_max": 8}),
+        ({"world_size": 8, "rank": 0}, Form.PROCESS, {"rank": 0}),
+        ({"rank": 3}, Form.PLAIN, {"rank": 3, "size_min": 0, "size_max": 0}),
+    ],
+)
+def test_what_is_asked(
+    daemon: FakeDaemon, arguments: dict[str, Any], form: Form, asked: dict[str, Any]
+) -> None:
+    with mingled.join("bert", **arguments, timeout=None):
+        pass
+    (request,) = daemon.requests
+    assert (request.job, request.form, request.timeout_s) == ("bert", form, None)
+    assert not request.adopt
+    said = msgspec.structs.asdict(request)
+    assert said | asked == said
+
+
+def test_the_timeout_is_torchs_own_unless_given(daemon: FakeDaemon) -> None:
+    mingled.join("bert", rank=0).leave()
+    mingled.join("bert", rank=0, timeout=1.5).leave()
+    assert [request.timeout_s for request in daemon.requests] == [600.0, 1.5]
+
+
+def test_how_the_block_ends_is_told(daemon: FakeDaemon) -> None:
+    with mingled.join("bert", rank=0):
+        pass
+    with pytest.raises(KeyboardInterrupt), mingled.join("bert", rank=0):
+        raise KeyboardInterrupt
+    with mingled.join("bert", rank=0) as cfg:
+        cfg.leave()
+    ends = [lease.ends for lease in daemon.leases]
+    assert ends == [[(False, "leave")], [(True, "KeyboardInterrupt")], [(False, "leave")]]
+
+
+def test_a_second_join_takes_over_and_the_first_ends_nothing(daemon: FakeDaemon) -> None:
+    other = mingled.join("other", rank=0)
+    first = mingled.join("bert", rank=0)
+    daemon.notices = [local.Notice(kind="warning", sentence="job bert: this replaces ...")]
+    with pytest.warns(UserWarning, match="job bert: this replaces") as caught:
+        second = mingled.join("bert", rank=0)
+    assert caught[0].filename == __file__  # the user's own line is shown
+    first.leave()
+    second.leave()
+    other.leave()
+    assert [lease.closed for lease in daemon.leases] == [False, True, False]
+    assert [len(lease.ends) for lease in daemon.leases] == [1, 0, 1]
+
+
+def test_progress_is_no_warning(daemon: FakeDaemon) -> None:
+    daemon.notices = [
+        local.Progress(
+            job="bert",
+            state="leading",
+            leader=None,
+            here=1,
+            size_min=2,
+            size_max=2,
+            present=(),
+            missing=(),
+        )
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mingled.join("bert", rank=0).leave()
+
+
+def test_the_config_as_attributes(daemon: FakeDaemon) -> None:
+    daemon.config = msgspec.structs.replace(CONFIG, master_addr="fd00::1", address="fd00::2")
+    with mingled.join("bert", nnodes=1) as cfg:
+        assert cfg.init_method == "tcp://[fd00::1]:29512"
+        assert (cfg.master_addr, cfg.master_port) == ("fd00::1", 29512)
+        assert (cfg.address, cfg.interface) == ("fd00::2", "eth0")
+        assert (cfg.rank, cfg.world_size, cfg.nproc_per_node) == (0, 8, 8)
+        assert [member.participant for member in cfg.members] == [WHO]
+        assert repr(cfg) == (
+            "DdpConfig(job='bert', rank=0, world_size=8, master=fd00::1:29512, interface='eth0')"
+        )
+        assert cfg.to_env()["MASTER_ADDR"] == "fd00::1"
