@@ -19,7 +19,7 @@ test:  ## all tests (ARGS="-k name" goes to pytest); what a machine lacks skips,
 	$(BIN)/pytest $(ARGS)
 
 check: lint  ## linters, unit tests, a short simulation: under two minutes
-	$(BIN)/pytest -q -m "not lan and not torch" $(ARGS)
+	$(BIN)/pytest -q -m "not lan and not torch and not daemon" $(ARGS)
 	@if [ -f tests/sim/__main__.py ]; then \
 		echo "$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)"; \
 		$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS); \

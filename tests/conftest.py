@@ -16,6 +16,13 @@ from mingled.core import local
 from mingled.errors import DaemonError
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever has a runtime folder may start daemons: `make check` leaves those tests out."""
+    for item in items:
+        if "runtime" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.daemon)
+
+
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of private daemons, for this process and its children; they end with the test."""

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from mingled.cli import torchrun
 from mingled.core.local import Join
 from mingled.core.messages import check_shape
@@ -29,7 +31,7 @@ class Flags(NamedTuple):
     timeout: str
 
 
-class Wish(NamedTuple):
+class Wish(msgspec.Struct, frozen=True):
     """What is to be asked of the daemon, and the torchrun line if CMD is one."""
 
     join: Join
@@ -67,7 +69,7 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
     )
 
 
-class _Shape(NamedTuple):
+class _Shape(msgspec.Struct, frozen=True):
     form: Form
     size_min: int
     size_max: int

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 _PYTHON = re.compile(r"python([0-9]+(\.[0-9]+)?t?)?")
 _PYTHON_VALUE = frozenset({"-W", "-X", "-m", "-c", "--check-hash-based-pycs"})
 _MODULES = {"torch.distributed.run": False, "torch.distributed.launch": True}
 
 
-class Command(NamedTuple):
+class Command(msgspec.Struct, frozen=True):
     """How one such command's line reads."""
 
     value: frozenset[str] = frozenset()  #: options that take a value
@@ -72,7 +73,7 @@ COMMANDS: dict[str, Command] = {
 """The commands that torchrun is found behind."""
 
 
-class Prefix(NamedTuple):
+class Prefix(msgspec.Struct, frozen=True):
     """What stands before torchrun's own flags."""
 
     end: int  #: index of the first word after torchrun itself

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from mingled.cli import prefixes
 from mingled.core.config import Config
 from mingled.errors import BadInput
@@ -71,7 +73,7 @@ class TorchrunLine(NamedTuple):
         return next((flag for flag in reversed(self.flags) if flag.name == name), None)
 
 
-class Resolved(NamedTuple):
+class Resolved(msgspec.Struct, frozen=True):
     """What the launcher form asks for, after all places that may say it were read."""
 
     nnodes: tuple[int, int]  #: (min, max)

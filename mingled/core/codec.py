@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -52,8 +53,13 @@ class Decoder(Generic[T]):
     """
 
     def __init__(self, kind: Any, what: str) -> None:
-        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind, dec_hook=_typed)
+        self._kind = kind
         self._what = what
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[T]:
+        # Made at first use: a millisecond or two that a client need not spend on what peers say.
+        return msgspec.json.Decoder(self._kind, dec_hook=_typed)
 
     def decode(self, line: bytes) -> T:
         try:

@@ -334,6 +334,8 @@ class Pursuit:
                     local=self.proven,
                 )
                 job.release(seat, config, now)
+        released = {m.participant for m in held.members}
+        self._told = tuple(e for e in self._told or () if e.participant not in released)
         self._gather_on(now)
 
     def _admitted(self, message: messages.Admit, now: float) -> None:

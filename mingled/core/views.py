@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, local
 from mingled.core.messages import NAMES_SHOWN_MAX, Seen
 from mingled.core.seat import Seat
+from mingled.core.table import BETWEEN
 from mingled.core.words import Form
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Views:
             self._due = max(now, self._sent_at + self._job.ctx.settings.progress_every_s)
 
     def tick(self, now: float) -> None:
-        if self._due is None or now < self._due:
+        if self._due is None or now < self._due or self._job.state in BETWEEN:
             return
         self._due, self._sent_at = None, now
         if self._job.claim is not None:
@@ -43,7 +44,9 @@ class Views:
                 self._job.ctx.do(actions.Tell(participant=seat.participant, message=progress))
 
     def deadline(self) -> float | None:
-        return self._due
+        """Not while a round is being sealed: its outcome is the better news, and 1,000 waiters
+        must not be told of each other in its way."""
+        return None if self._job.state in BETWEEN else self._due
 
     def progress(self, now: float) -> local.Progress:
         """As a waiting client sees it."""
@@ -111,7 +114,8 @@ class Views:
                 f"{start}{progress.here} of {progress.size_min} were here ({hosts}), but no round "
                 f"could be sealed{note}"
             )
-        ordinal = "node ranks" if seat.join.form is Form.LAUNCHER else "ranks"
+        ordinal = "node rank" if seat.join.form is Form.LAUNCHER else "rank"
+        ordinal += "s" if len(progress.missing) > 1 else ""
         absent = (
             f"{ordinal} {', '.join(map(str, progress.missing))} never came"
             if progress.missing

@@ -12,7 +12,6 @@ as a wish; a value that somebody changed since then is a wish again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +27,7 @@ _PROCESS = frozenset({Form.PROCESS})
 _SEALED = _LAUNCHER | _PROCESS
 
 
-class Variable(NamedTuple):
+class Variable(msgspec.Struct, frozen=True):
     """One exported variable."""
 
     name: str
@@ -97,7 +96,7 @@ TUNING: tuple[tuple[str, str], ...] = (
 # fmt: on
 
 
-class Environment(NamedTuple):
+class Environment(msgspec.Struct, frozen=True):
     """What to change in an environment for one config."""
 
     values: dict[str, str]  #: to set, `MINGLE_EXPORTED` included

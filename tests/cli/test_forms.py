@@ -103,7 +103,7 @@ def test_what_an_earlier_job_exported_is_not_read_back() -> None:
         ("", {"world_size": 2, "rank": -1}, "ranks go from 0 to 1"),
         ("", {"nnodes": "2", "node_rank": 2}, "node rank 2 is outside the job"),
         ("", {"rank": -1}, "rank -1 is not between"),
-        ("", {"world_size": 0}, "--world-size 0:0 is not between 1 and"),
+        ("", {"world_size": 0}, "--world-size 0 is not between 1 and"),
         ("", {"nnodes": "0"}, "--nnodes 0"),
         ("", {"nnodes": "4:2"}, "--nnodes 4:2"),
         ("", {"nnodes": "two"}, "--nnodes two"),

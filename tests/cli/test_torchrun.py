@@ -185,7 +185,9 @@ def test_torchruns_own_environment_gives_defaults_but_not_what_we_exported() -> 
     assert resolve("torchrun train.py", env=env) == torchrun.Resolved((2, 2), "cpu", 1)
     assert resolve("torchrun --nnodes 3 train.py", env=env).nnodes == (3, 3)
     stale = environment(config(), present={}).values
-    assert resolve("torchrun train.py", nnodes=(2, 2), env=stale) == ((2, 2), "1", None)
+    assert resolve("torchrun train.py", nnodes=(2, 2), env=stale) == torchrun.Resolved(
+        (2, 2), "1", None
+    )
     with pytest.raises(BadInput, match="add --nnodes N"):
         resolve("torchrun train.py", env=stale)
     assert resolve("torchrun train.py", env=stale | {"PET_NNODES": "5"}).nnodes == (5, 5)

@@ -1,0 +1,1 @@
+"""What mingled costs, measured beside what it is compared with: `python -m benchmarks`."""
