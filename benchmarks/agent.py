@@ -19,6 +19,7 @@ from mingled import client
 from mingled.core import local
 from mingled.core.words import Form, JobId
 from mingled.errors import DaemonError
+from mingled.processes import network_namespace
 
 SOCKET = Path("/run/mingled/control.sock")
 
@@ -91,7 +92,7 @@ def _join(order: Order) -> None:
         size_min=order["size"],
         size_max=order["size"],
         rank=order["rank"],
-        netns=client.network_namespace(),
+        netns=network_namespace(),
     )
     sent = time.monotonic()
     connection.send(request)

@@ -23,6 +23,7 @@ from mingled.core.codec import encode
 from mingled.core.config import Config
 from mingled.core.words import JobId
 from mingled.errors import BadInput, DaemonError, NotPermitted, from_code
+from mingled.processes import network_namespace, pid_namespace
 
 SYSTEM_SOCKET = Path("/run/mingled/control.sock")
 
@@ -34,6 +35,9 @@ REPLY_S = 10.0
 
 RUNTIME_BYTES_MAX = 64
 """A socket's path has room for 107 bytes, with ours below the folder: 38 of them."""
+
+OUTCOME_S = 60.0
+"""A join may outlast its timeout while the outcome of a round is open: 40 s at most."""
 
 ATTEMPTS_MAX = 5
 """A private daemon may end between our connect and our request: then another is started."""
@@ -50,6 +54,7 @@ class Connection:
         self._sock = sock
         self._buffer = bytearray()
         self.answered = False
+        self.ended = False  #: the daemon hung up
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -73,13 +78,15 @@ class Connection:
         while b"\n" not in self._buffer:
             if until is not None:
                 left = max(0.0, until - time.monotonic())
-                if not select.select([self._sock], [], [], left)[0]:
-                    raise self._gone(f"does not answer within {timeout_s:g} s")
+                if not readable(self, left):
+                    raise self._gone(f"does not answer within {timeout_s:.0f} s")
             try:
                 chunk = self._sock.recv(65_536)
             except OSError as error:
+                self.ended = True
                 raise self._gone(error.strerror or str(error)) from None
             if not chunk:
+                self.ended = True
                 raise self._gone("it ended or hung up")
             self._buffer += chunk
         return self._next()
@@ -88,9 +95,7 @@ class Connection:
         """A message that is here already, without waiting. Raises as `receive`."""
         if b"\n" in self._buffer:
             return self._next()
-        if not select.select([self._sock], [], [], 0)[0]:
-            return None
-        return self.receive()
+        return self.receive() if readable(self, 0) else None
 
     def _next(self) -> local.Local:
         line, _, rest = bytes(self._buffer).partition(b"\n")
@@ -106,6 +111,14 @@ class Connection:
             f"the daemon at {self.path} on {socket.gethostname()}: {reason}; see `mingle status`, "
             "then run the command again"
         )
+
+
+def readable(source: int | Connection, timeout_s: float) -> bool:
+    """Is there anything to read within this time? By poll(2): select(2) fails on descriptors over
+    1,023, which a training process with many files open has."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 class Lease:
@@ -148,12 +161,19 @@ def join(request: local.Join, told: Told) -> Lease:
     """
     request = msgspec.structs.replace(request, netns=network_namespace())
     private_only = False
+    patience_s = None if request.timeout_s is None else request.timeout_s + OUTCOME_S
+    until = None if patience_s is None else time.monotonic() + patience_s
     for _attempt in range(ATTEMPTS_MAX):
         connection = find(request.job, private_only=private_only)
         try:
             connection.send(request)
             while True:
-                message = connection.receive()
+                if not connection.answered:  # a daemon says at once where the wait stands
+                    message = connection.receive(REPLY_S)
+                elif until is None:
+                    message = connection.receive()
+                else:  # it keeps the time itself; this is for one that is stuck
+                    message = connection.receive(max(0.0, until - time.monotonic()))
                 if isinstance(message, local.Ready):
                     return Lease(connection, message)
                 if isinstance(message, local.Failed):
@@ -165,7 +185,7 @@ def join(request: local.Join, told: Told) -> Lease:
                 told(message)
         except DaemonError:
             connection.close()
-            if connection.answered:
+            if connection.answered or not connection.ended:
                 raise
         except BaseException:
             connection.close()
@@ -191,7 +211,7 @@ def ask(connection: Connection, request: local.Local) -> local.Local:
 def adopt(token: str, pid: int) -> None:
     """Hand the lease that goes with `token` to process `pid`. A token names its daemon's socket."""
     path, _, secret = token.rpartition("#")
-    ask(connect(Path(path)), local.Adopt(token=secret, pid=pid))
+    ask(connect(Path(path)), local.Adopt(token=secret, pid=pid, pidns=pid_namespace()))
 
 
 def daemons() -> list[Connection]:
@@ -201,9 +221,9 @@ def daemons() -> list[Connection]:
     if named:
         return [connect(Path(named))]
     found = []
-    paths = [SYSTEM_SOCKET] if SYSTEM_SOCKET.exists() else []
+    paths = [SYSTEM_SOCKET]
     folder = private_folder(create=False)
-    if folder.is_dir():
+    if _is_ours(folder):  # in another user's folder anybody may answer
         paths += sorted(folder.glob("*.sock"))
     for path in paths:
         try:
@@ -211,19 +231,11 @@ def daemons() -> list[Connection]:
         except NotPermitted:
             raise
         except DaemonError:
-            continue  # a stale socket of a private daemon that was killed
+            continue  # none there, or a stale socket of a daemon that was killed
     return found
 
 
 # ---------------------------------------------------------------- finding a daemon
-
-
-def network_namespace() -> int | None:
-    """The inode that names this process's network namespace; None where there is no such thing."""
-    try:
-        return os.stat("/proc/self/ns/net").st_ino
-    except OSError:
-        return None
 
 
 def find(job: JobId, *, private_only: bool = False) -> Connection:
@@ -231,13 +243,13 @@ def find(job: JobId, *, private_only: bool = False) -> Connection:
     named = os.environ.get("MINGLE_SOCKET")
     if named:
         return connect(Path(named))
-    if not private_only and SYSTEM_SOCKET.exists():
+    if not private_only:
         try:
             return connect(SYSTEM_SOCKET)
         except NotPermitted:
             raise  # said aloud, never stepped over
         except DaemonError:
-            pass  # its socket file outlived it
+            pass  # there is none, or its socket file outlived it
     return _private(job)
 
 
@@ -246,7 +258,7 @@ def connect(path: Path) -> Connection:
     host = socket.gethostname()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.connect(str(path))
+        _connect(sock, path)
     except PermissionError:
         sock.close()
         raise NotPermitted(
@@ -259,13 +271,27 @@ def connect(path: Path) -> Connection:
             errno.ENOENT: "there is no such socket",
             errno.ECONNREFUSED: "no daemon listens there",
         }.get(error.errno or 0, error.strerror or str(error))
-        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+        if os.path.exists(path) and not stat.S_ISSOCK(path.stat().st_mode):
             reason = "this is no socket"
         raise DaemonError(
             f"{path} on {host}: {reason}; start `mingled --socket {path}`, or unset MINGLE_SOCKET "
             "to have a private daemon started"
         ) from None
     return Connection(sock, path)
+
+
+def _connect(sock: socket.socket, path: Path) -> None:
+    until = time.monotonic() + REPLY_S
+    sock.settimeout(REPLY_S)
+    while True:
+        try:
+            sock.connect(str(path))
+            break
+        except BlockingIOError:  # more clients at once than its queue holds
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.02)
+    sock.settimeout(None)
 
 
 def private_folder(*, create: bool = True) -> Path:
@@ -377,7 +403,7 @@ def _until_ready(reader: int) -> str:
     until = time.monotonic() + START_S
     while not said.endswith(b"\n"):
         left = max(0.0, until - time.monotonic())
-        if not select.select([reader], [], [], left)[0]:
+        if not readable(reader, left):
             return f"not ready within {START_S:g} s"
         chunk = os.read(reader, 4096)
         if not chunk:

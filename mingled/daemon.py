@@ -27,6 +27,7 @@ from mingled.edges.mdns import Mdns
 from mingled.edges.proof import Proofs
 from mingled.errors import DaemonError
 from mingled.net.interfaces import all_addresses, candidates
+from mingled.processes import network_namespace
 
 LINK_PORT = 29_490
 """Fixed, so that a firewall can be opened for it; beside torch's 29500 and out of its way."""
@@ -56,14 +57,6 @@ def clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def network_namespace() -> int | None:
-    """The inode that names this process's network namespace; None where there is no such thing."""
-    try:
-        return os.stat("/proc/self/ns/net").st_ino
-    except OSError:
-        return None
-
-
 class Daemon:
     """Owns the edges, performs what the core says, and hands it what comes of it."""
 
@@ -88,6 +81,7 @@ class Daemon:
         options = self._options
         listener = control.Listener(options.socket, options.socket_mode)
         try:
+            addresses = self._candidates()
             link_sock = peers.bind(options.link_port)
             self._link_port = link_sock.getsockname()[1]
             if self._link_port != options.link_port:
@@ -97,7 +91,6 @@ class Daemon:
                     options.link_port,
                     self._link_port,
                 )
-            addresses = self._candidates()
             self._core = Rendezvous(
                 seed=os.urandom(32),
                 node=self._node,
@@ -121,6 +114,8 @@ class Daemon:
             ready()
             await self._until_stopped()
             await self._close()
+            if options.private:  # it ended in peace: nobody will look for its log
+                options.socket.with_suffix(".log").unlink(missing_ok=True)
         finally:
             listener.close()
 
@@ -195,11 +190,18 @@ class Daemon:
         self._draining = True
         try:
             while self._queue:
-                for action in self._core.handle(self._queue.popleft(), clock()):
-                    self._perform(action)
+                self._take(self._queue.popleft())
         finally:
             self._draining = False
-        self._arm()
+            self._arm()
+
+    def _take(self, event: events.Event) -> None:
+        try:
+            for action in self._core.handle(event, clock()):
+                self._perform(action)
+        except Exception:
+            # A bug of ours in one job must not stop the others'.
+            log.exception("bug: %s was not handled", type(event).__name__)
 
     def _arm(self) -> None:
         if self._timer is not None:

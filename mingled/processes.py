@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import pwd
@@ -19,6 +18,23 @@ _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO_SIZE = 64
 _PIDFD_GET_INFO = (3 << 30) | (_PIDFD_INFO_SIZE << 16) | (0xFF << 8) | 11
 """Linux 6.15, include/uapi/linux/pidfd.h: _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)."""
+
+
+def network_namespace() -> int | None:
+    """The inode that names this process's network namespace; None where there is no such thing."""
+    return _namespace("net")
+
+
+def pid_namespace() -> int | None:
+    """The same for its pid namespace: a pid means nothing in another one."""
+    return _namespace("pid")
+
+
+def _namespace(kind: str) -> int | None:
+    try:
+        return os.stat(f"/proc/self/ns/{kind}").st_ino
+    except OSError:
+        return None
 
 
 def user_name(uid: int) -> str:
@@ -82,7 +98,9 @@ def _identity(pid: int, pidfd: int | None) -> str:
     if pid > 0 and started is not None:
         return f"pid {pid} started {started}"
     # From another pid namespace: the inode of a pidfd is the process's own since Linux 6.9.
-    return f"pidfd {os.fstat(pidfd).st_ino}" if pidfd is not None else f"connection {id(object())}"
+    if pidfd is not None:
+        return f"pidfd {os.fstat(pidfd).st_ino}"
+    return f"connection {os.urandom(8).hex()}"
 
 
 def _stat_field(pid: int, number: int) -> int | None:
@@ -99,13 +117,10 @@ def exit_status(pidfd: int, pid: int) -> int | None:
     """The wait status of an ended process that is not our child; None while it is not known."""
     buffer = bytearray(_PIDFD_INFO_SIZE)
     struct.pack_into("Q", buffer, 0, _PIDFD_INFO_EXIT)
-    try:
+    with contextlib.suppress(OSError):  # an older kernel, or another pid namespace
         fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
         if struct.unpack_from("Q", buffer, 0)[0] & _PIDFD_INFO_EXIT:
             return int(struct.unpack_from("i", buffer, 60)[0])
-    except OSError as error:
-        if error.errno not in (errno.ENOTTY, errno.EINVAL, errno.ESRCH):
-            raise
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()

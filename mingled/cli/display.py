@@ -43,7 +43,7 @@ def waiting_line(progress: local.Progress, form: Form) -> str:
         elif lacking > 0:
             line += f"; waiting for {lacking} more"
         if progress.leader is None:
-            line += " (no leader yet)"
+            line += " (no rank 0 yet)"
     if progress.running:
         r = progress.running
         line += (
@@ -130,7 +130,10 @@ class Display:
             return
         self._erase()
         self._shown = line
-        self._write(_fit(self._prefix + line, self._columns() - 1))
+        columns = self._columns() - 1
+        # Where there is little room, the count is what matters.
+        wide = columns >= 2 * len(self._prefix)
+        self._write(_fit(self._prefix + line if wide else line, columns))
 
     def _erase(self) -> None:
         if self._living and self._shown:

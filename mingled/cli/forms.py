@@ -53,7 +53,10 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
         join = _launcher(job, flags, line, given)
     else:
         join = _process(job, flags, given)
-    check_shape(join.form, join.size_min, join.size_max, join.rank, join.nproc, job)
+    try:
+        check_shape(join.form, join.size_min, join.size_max, join.rank, join.nproc, job)
+    except BadInput as error:
+        raise BadInput(f"{error}{_found(flags, join, given)}") from None
     return Wish(
         Join(
             job=job,
@@ -67,6 +70,17 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
         ),
         line,
     )
+
+
+def _found(flags: Flags, shape: _Shape, env: Mapping[str, str]) -> str:
+    """Which of the values that make no sense were not typed but found."""
+    names = {
+        Form.LAUNCHER: (("NODE_RANK", flags.node_rank),),
+        Form.PROCESS: (("RANK", flags.rank), ("WORLD_SIZE", flags.world_size)),
+        Form.PLAIN: (("RANK", flags.rank),),
+    }[shape.form]
+    found = [f"{name}={env[name]}" for name, typed in names if typed is None and env.get(name)]
+    return f" ({', '.join(found)} in the environment)" if found else ""
 
 
 class _Shape(msgspec.Struct, frozen=True):

@@ -72,6 +72,7 @@ def command(
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
+    _raise_descriptors()
     options = Options(
         socket=socket_path,
         socket_mode=0o600 if private else 0o666,
@@ -88,8 +89,6 @@ def command(
         if not private:
             _make_folder(socket_path.parent)
         asyncio.run(Daemon(options).run(ready))
-        if private:  # it ended in peace: nobody will look for its log
-            socket_path.with_suffix(".log").unlink(missing_ok=True)
     except MingleError as error:
         if ready_fd is not None:
             _say(ready_fd, str(error))
@@ -105,10 +104,22 @@ def _say(fd: int, word: str) -> None:
         pass  # the client did not wait
 
 
+def _raise_descriptors() -> None:
+    """As many descriptors as we may have: each follower and each client takes some, and the usual
+    soft limit of 1,024 would let one user's clients shut out the rest."""
+    import resource
+
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _make_folder(folder: Path) -> None:
     """The socket's folder, where we may make it; where we may not, binding says why."""
+    before = os.umask(0o022)  # every user is to reach the socket in it
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o755, exist_ok=True)
+    os.umask(before)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from mingled import client
 from mingled.cli.display import clean
 from mingled.core import local
 from mingled.core.words import Form, JobId
-from mingled.errors import DaemonError
+from mingled.errors import DaemonError, MingleError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,10 +22,13 @@ def reports() -> list[local.Report]:
     """One of each daemon that this user can ask."""
     found = []
     for connection in client.daemons():
-        answer = client.ask(connection, local.Status())
-        if not isinstance(answer, local.Report):
-            raise DaemonError(f"{connection.path}: unexpected answer {type(answer).__name__}")
-        found.append(answer)
+        try:
+            answer = client.ask(connection, local.Status())
+        except DaemonError as error:  # one that is stuck must not hide the others
+            click.echo(f"mingle status: {clean(str(error))}", err=True)
+            continue
+        if isinstance(answer, local.Report):
+            found.append(answer)
     return found
 
 
@@ -133,8 +136,12 @@ def leave(job: str) -> None:
     job_id = JobId(job)
     count = 0
     for connection in client.daemons():
-        answer = client.ask(connection, local.Leave(job=job_id))
+        try:
+            answer = client.ask(connection, local.Leave(job=job_id))
+        except DaemonError as error:
+            click.echo(f"mingle leave: {clean(str(error))}", err=True)
+            continue
         count += answer.count if isinstance(answer, local.Done) else 0
     if not count:
-        raise DaemonError(f"job {job}: nothing of yours takes part in it here; see `mingle status`")
+        raise MingleError(f"job {job}: nothing of yours takes part in it here; see `mingle status`")
     click.echo(f"mingle leave: job {job}: {count} left", err=True)

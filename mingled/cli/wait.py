@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from mingled import client
+from mingled import __version__, client
 from mingled.cli import child, shell, torchrun
 from mingled.cli.display import Display, clean, released_line
 from mingled.cli.forms import Flags, Wish, wish
@@ -71,6 +72,7 @@ Exit codes:
     show_default=True,
     help="Without CMD: what to print on stdout.",
 )
+@click.version_option(__version__, prog_name="mingle-wait")
 @click.option("--adopt", metavar="TOKEN", hidden=True)
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD ...]")
 def command(
@@ -106,6 +108,10 @@ def command(
     display = Display(wanted.join.job, wanted.join.form)
     try:
         lease = client.join(wanted.join, display.told)
+    except KeyboardInterrupt:
+        raise _Ended(signal.SIGINT, wanted.join.job) from None
+    except _Ended as end:
+        raise _Ended(end.args[0], wanted.join.job) from None
     finally:
         display.close()
     if cmd:
@@ -216,30 +222,52 @@ def _is_evaluated(args: list[str]) -> bool:
     return True
 
 
-class _Terminated(BaseException):
-    """SIGTERM came while waiting."""
+class _Ended(BaseException):
+    """A signal came while waiting."""
 
 
-def _terminated(_number: int, _frame: object) -> NoReturn:
-    raise _Terminated
+def _ended(number: int, _frame: object) -> NoReturn:
+    raise _Ended(number)
+
+
+def _open_streams() -> None:
+    """Descriptors 0 to 2 are there, if only as /dev/null: a socket of ours must not become CMD's
+    stderr, and a closed stderr is no reason not to train."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number: fd
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of `mingle-wait`, and of `mingle wait`."""
-    signal.signal(signal.SIGTERM, _terminated)
+    _open_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _ended)
     words = sys.argv[1:] if args is None else args
     evaluated = _is_evaluated(words)
     try:
         command.main(args=words, prog_name="mingle-wait", standalone_mode=False)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        _fail(128 + signal.SIGINT, "interrupted while waiting", evaluated)
-    except _Terminated:
-        _fail(128 + signal.SIGTERM, "terminated while waiting", evaluated)
+        _fail(128 + signal.SIGINT, "ended by SIGINT", evaluated)
+    except _Ended as end:
+        number, *job = end.args
+        of_job = f"job {job[0]}: " if job else ""
+        name = signal.Signals(number).name
+        _fail(128 + number, f"{of_job}ended by {name} while waiting", evaluated)
     except click.UsageError as error:
         hint = f" (try: {error.ctx.command_path} --help)" if error.ctx else ""
         _fail(2, f"{error.format_message()}{hint}", evaluated)
     except MingleError as error:
         _fail(error.exit_code, str(error), evaluated)
+    except Exception as error:  # not ours: say it whole, but let `eval` fail too
+        traceback = importlib.import_module("traceback")
+        click.echo(traceback.format_exc(), err=True, nl=False)
+        _fail(1, f"{type(error).__name__}: {error}", evaluated)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mingled.core.roster import Present, missing_ranks
 from mingled.core.seal import Seal
 from mingled.core.seat import Seat, rank_conflict, shape_conflict
 from mingled.core.table import State
-from mingled.core.words import Form, Nonce, ParticipantId
+from mingled.core.words import Form, NodeId, Nonce, ParticipantId
 from mingled.errors import Refused, VersionSkew
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Session(msgspec.Struct, kw_only=True):
     remote_address: str
     card: NodeCard
     entries: tuple[Entry, ...]
+    plain: tuple[Entry, ...] = ()  #: admitted in the plain form, and still there
     heard_at: float
 
 
@@ -166,6 +167,7 @@ class Claim:
             link,
             messages.Welcome(claim=self.nonce, node=self.ctx.card(), seen_address=remote),
         )
+        session.plain = tuple(e for e in join.entries if e.participant in self.released)
         before = known.entries if known else ()
         for entry in join.entries:
             # One at a time, so that each is compared with those before it.
@@ -186,7 +188,7 @@ class Claim:
             sentence = f"{there} follows, yet asks for rank 0, the leader's: {self._here()}"
         elif mine is not None:
             sentence = shape_conflict(mine, entry, here=self._here(), there=there)
-        sentence = sentence or self.conflict(entry, there)
+        sentence = sentence or self.conflict(entry, there, session.card.node)
         if sentence is None:
             return True
         self.ctx.send(
@@ -200,7 +202,7 @@ class Claim:
         )
         return False
 
-    def conflict(self, entry: Entry, there: str) -> str | None:
+    def conflict(self, entry: Entry, there: str, node: NodeId) -> str | None:
         """Why this one cannot be in a round with those who are present, naming both sides."""
         for other in self.present():
             here = f"{other.host} ({other.address})" if other.address else self._here()
@@ -209,8 +211,12 @@ class Claim:
             sentence = shape_conflict(other.entry, entry, here=here, there=there)
             if sentence is not None:
                 return sentence
-            ranked = entry.form is not Form.PLAIN and entry.rank is not None
-            if ranked and entry.rank == other.entry.rank:
+            if entry.rank is not None and entry.rank == other.entry.rank:
+                return rank_conflict(entry.rank, here=here, there=there)
+        for session in self.sessions.values():
+            # A node settles itself which of its own processes holds a rank.
+            if session.card.node != node and entry.rank in [e.rank for e in session.plain]:
+                here = f"{session.card.host} ({session.remote_address})"
                 return rank_conflict(entry.rank or 0, here=here, there=there)
         return None
 
@@ -231,6 +237,7 @@ class Claim:
         plain = [e for e in session.entries if e.form is Form.PLAIN]
         if plain:
             self.released.update(e.participant for e in plain)
+            session.plain += tuple(plain)
             session.entries = tuple(e for e in session.entries if e.form is not Form.PLAIN)
             self.ctx.send(session.link, messages.Admit(claim=self.nonce, master_port=port))
 

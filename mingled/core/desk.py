@@ -67,8 +67,11 @@ class Desk:
                 sentence = rank_conflict(entry.rank, here=other.who(), there=seat.who())
             if sentence is not None:
                 return Refused(f"{where}: {sentence}")
+        twin = None if seat.join.adopt else self._plain_twin(seat)
+        if twin is not None:  # an evaluating shell's second join is known as its own at Adopt
+            return Refused(f"{where}: {self._twice(twin, seat)}")
         if self._job.claim is not None:
-            sentence = self._job.claim.conflict(entry, seat.who())
+            sentence = self._job.claim.conflict(entry, seat.who(), self._ctx.node)
             if sentence is not None:
                 return Refused(f"{where}: {sentence}")
         if len(self._job.seats) >= self._ctx.settings.seats_max:
@@ -76,6 +79,19 @@ class Desk:
                 f"{where}: {len(self._job.seats)} participants already; leave some first"
             )
         return None
+
+    def _plain_twin(self, seat: Seat) -> Seat | None:
+        """Who runs here with the same rank, in the plain form, which has no roster to be full."""
+        for other in self._job.seats.values():
+            plain = seat.join.form is other.join.form is Form.PLAIN
+            same = plain and seat.join.rank == other.join.rank and seat is not other
+            if same and not other.waiting and other.holder.identity != seat.holder.identity:
+                return other
+        return None
+
+    @staticmethod
+    def _twice(one: Seat, other: Seat) -> str:
+        return rank_conflict(other.join.rank or 0, here=one.who(), there=other.who())
 
     def _replace(self, holder: Holder, newer: ParticipantId, now: float) -> None:
         """One process holds one seat of a job: a notebook cell that runs twice takes its own
@@ -158,6 +174,11 @@ class Desk:
         seat.holder = event.holder
         self._ctx.do(actions.Rehold(participant=seat.participant, request=event.request))
         self._replace(event.holder, seat.participant, now)
+        twin = self._plain_twin(seat)
+        if twin is not None:
+            sentence = f"{self._name} on {self._ctx.host}: {self._twice(twin, seat)}"
+            self._job.end_seat(seat, left=True, reason="its rank is taken", now=now)
+            return local.Failed(code=Refused.code, sentence=sentence)
         return local.Done(count=1)
 
     def _tick(self, seat: Seat, now: float) -> None:

@@ -87,6 +87,8 @@ class Job:
             self.progressed(now)
         else:
             self.rounds.seat_ended(seat.participant, left, reason)
+            if self.pursuit is not None:
+                self.pursuit.entries_changed()
         self.rounds.prune()
         self.settle(now)
 

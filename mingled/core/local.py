@@ -65,6 +65,7 @@ class Adopt(Local, tag="adopt", frozen=True, kw_only=True):
     version: tuple[int, int] = VERSION
     token: str
     pid: int
+    pidns: int | None = None  #: inode of the client's pid namespace, /proc/self/ns/pid
 
 
 class Status(Local, tag="status", frozen=True, kw_only=True):

@@ -125,8 +125,15 @@ class Pursuit:
         self._send_join(())
 
     def _entries(self) -> tuple[Entry, ...]:
-        """Who follows. Rank 0 never does: it is about to claim."""
-        return tuple(s.entry() for s in self._job.waiting() if s.join.rank != 0)
+        """Who follows, and who was admitted in the plain form and keeps its rank. Rank 0 never
+        does: it is about to claim."""
+        return tuple(
+            s.entry()
+            for s in self._job.seats.values()
+            if s.join.rank != 0
+            and s.ending is None
+            and (s.config is None or (s.config.form is Form.PLAIN and s.config.claim == self.claim))
+        )
 
     def rival(self, advert: Advert) -> None:
         """Another leader was heard; only leaders settle that."""

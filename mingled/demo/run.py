@@ -145,7 +145,8 @@ def _machines(nnodes: int, say: Say) -> Iterator[list[_Machine]]:
             lan = stack.enter_context(Lan(nodes=nnodes))
             names = ", ".join(f"{n.name} {n.address}" for n in lan.nodes)
             how = "as root" if possible.kind == "root" else "rootless"
-            say(f"a LAN of {nnodes} nodes in network namespaces ({how}): {names}")
+            size = f"{nnodes} node{'s' if nnodes > 1 else ''}"
+            say(f"a LAN of {size} in network namespaces ({how}): {names}")
 
             def on(index: int) -> Callable[[list[str]], _Running]:
                 node = lan.node(index + 1)
@@ -189,6 +190,8 @@ def _conclude(nodes: list[_Followed], started: float, say: Say) -> float:
     found_s = max(node.released()[1] for node in nodes)
     barrier_s = max(waited - found for _, found, waited in (node.released() for node in nodes))
     accuracy = float(timing["accuracy"])
+    named = ("import_torch_s", "init_process_group_s", "training_s", "evaluation_s")
+    rest = timing["ended_at"] - timing["started_at"] - sum(timing[name] for name in named)
     say("")
     say(
         f"rank 0 became {leader.name}, reached by the others at {timing['master_addr']} "
@@ -204,6 +207,8 @@ def _conclude(nodes: list[_Followed], started: float, say: Say) -> float:
         ("the script's own import of torch", timing["import_torch_s"]),
         ("init_process_group", timing["init_process_group_s"]),
         ("training and test", timing["training_s"] + timing["evaluation_s"]),
+        ("loading the data, and the rest of the script", rest),
+        ("the ends of torchrun and mingle-wait", ended - timing["ended_at"]),
         ("all of it, from first command to last exit", ended - started),
     ):
         say(f"  {seconds:7.2f} s  {words}")

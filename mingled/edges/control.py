@@ -15,8 +15,8 @@ from mingled import locks
 from mingled.core import events, local
 from mingled.core.codec import check_version, encode
 from mingled.core.words import ParticipantId
-from mingled.errors import BadInput, DaemonError, MingleError, Refused
-from mingled.processes import open_peer, open_pid
+from mingled.errors import BadInput, DaemonError, MingleError, NotPermitted, Refused
+from mingled.processes import open_peer, open_pid, pid_namespace
 
 FIRST_LINE_S = 5.0
 """A client that connects and says nothing holds a descriptor: not for longer than this."""
@@ -199,11 +199,14 @@ class Control:
         self, reader: asyncio.StreamReader, client: _Client, holder: events.Holder
     ) -> None:
         timeout: float | None = FIRST_LINE_S
+        asked = False
         while True:
             try:
                 async with asyncio.timeout(timeout):
                     line = await reader.readuntil(b"\n")
             except TimeoutError:
+                if asked:
+                    return
                 raise BadInput(
                     f"no request within {FIRST_LINE_S:g} s; one JSON line each"
                 ) from None
@@ -212,8 +215,10 @@ class Control:
                 raise BadInput(f"a line longer than {limit} bytes; one JSON line each") from None
             except asyncio.IncompleteReadError:
                 return
-            timeout = None
             self._request(local.request_decoder.decode(line), client, holder)
+            asked = True
+            # A participant stays; whoever only asked makes room for others.
+            timeout = None if client.participant is not None else FIRST_LINE_S
 
     def _request(
         self,
@@ -240,6 +245,11 @@ class Control:
                     )
                 )
             case local.Adopt():
+                if request.pidns not in (None, pid_namespace()):
+                    raise NotPermitted(
+                        f"pid {request.pid} counts in another pid namespace than this daemon's, so "
+                        "the lease cannot be that shell's; use mingle-wait ... -- CMD there"
+                    )
                 opened = open_pid(request.pid, client.uid)
                 self._requests[self._count] = client
                 if opened is not None:

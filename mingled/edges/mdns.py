@@ -59,6 +59,7 @@ class Mdns:
         self._browser: AsyncServiceBrowser | None = None
         self._published: dict[Nonce, ServiceInfo] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._about: dict[Nonce, asyncio.Task[None]] = {}  #: announcing or resolving a claim
         self.state = "mdns: not started"  #: one line for status
 
     async def start(self, addresses: Sequence[Address]) -> None:
@@ -97,11 +98,12 @@ class Mdns:
             info = self._info(advert)
             known = advert.claim in self._published
             self._published[advert.claim] = info
-            self._spawn(self._publish(info, update=known))
+            self._spawn(self._publish(info, update=known), advert.claim)
 
     def withdraw(self, claim: Nonce) -> None:
         info = self._published.pop(claim, None)
         if self._zeroconf is not None and info is not None:
+            self._break_off(claim)  # no announcement may follow the goodbye
             self._spawn(self._unpublish(info))
 
     def ask(self, *, unicast: bool) -> None:
@@ -198,13 +200,14 @@ class Mdns:
         if claim in self._published:
             return
         if state_change is ServiceStateChange.Removed:
+            self._break_off(claim)
             self._emit(events.AdvertGone(label=label, claim=claim))
             return
         info = AsyncServiceInfo(service_type, name)
         if info.load_from_cache(zeroconf):
             self._heard(info, label, claim)
         elif len(self._tasks) < RESOLVING_MAX:
-            self._spawn(self._resolve(zeroconf, info, label, claim))
+            self._spawn(self._resolve(zeroconf, info, label, claim), claim)
 
     async def _resolve(
         self, zeroconf: Zeroconf, info: AsyncServiceInfo, label: Label, claim: Nonce
@@ -230,12 +233,25 @@ class Mdns:
         )
         self._emit(events.AdvertHeard(advert=advert))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _break_off(self, claim: Nonce) -> None:
+        task = self._about.pop(claim, None)
+        if task is not None:
+            task.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], claim: Nonce | None = None) -> None:
         task = asyncio.create_task(self._guard(work))
+        if claim is not None:
+            self._break_off(claim)
+            self._about[claim] = task
+            task.add_done_callback(lambda done: self._over(claim, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # One that is cancelled before its first step never awaits its work.
         task.add_done_callback(lambda _: work.close())
+
+    def _over(self, claim: Nonce, task: asyncio.Task[None]) -> None:
+        if self._about.get(claim) is task:
+            del self._about[claim]
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -162,16 +162,21 @@ class Peers:
     async def _open(self, link: int, label: Label, addresses: Sequence[str], port: int) -> None:
         try:
             reader, writer = await race(addresses, port, label)
-        except OSError as error:
+            local, remote = _ends(writer)
+        except Exception as error:  # whatever it is, the core must not wait for ever
             self._tasks.pop(link, None)
-            self._emit(events.LinkFailed(link=link, reason=str(error)))
+            self._emit(events.LinkFailed(link=link, reason=str(error) or type(error).__name__))
             return
         self._writers[link] = writer
-        local, remote = _ends(writer)
         self._emit(events.LinkOpened(link=link, local=local, remote_address=remote))
         await self._read(link, reader, writer)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            local, remote = _ends(writer)
+        except OSError:  # gone again already
+            writer.close()
+            return
         persist(writer.get_extra_info("socket"))
         self._accepted += 2
         link = self._accepted
@@ -179,7 +184,6 @@ class Peers:
         task = asyncio.current_task()
         assert task is not None
         self._tasks[link] = task
-        local, remote = _ends(writer)
         self._emit(events.LinkAccepted(link=link, local=local, remote_address=remote))
         await self._read(link, reader, writer)
 
@@ -211,8 +215,11 @@ class Peers:
 
 
 def _ends(writer: asyncio.StreamWriter) -> tuple[Address, str]:
-    local = _plain(writer.get_extra_info("sockname")[0])
-    remote = _plain(writer.get_extra_info("peername")[0])
+    sockname, peername = writer.get_extra_info("sockname"), writer.get_extra_info("peername")
+    if not sockname or not peername:  # reset before asyncio could ask
+        writer.close()
+        raise OSError(errno.ENOTCONN, "connected, and reset at once")
+    local, remote = _plain(sockname[0]), _plain(peername[0])
     return Address(address=local, interface=interface_of(local)), remote
 
 

@@ -11,7 +11,7 @@ from mingled.core import local
 from mingled.core.config import Config, Member
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
-from mingled.frameworks.environment import defaults, environment
+from mingled.frameworks.environment import TUNING, check_interfaces, defaults, environment
 from mingled.net.gpus import processes
 
 TIMEOUT_S = 600.0
@@ -118,8 +118,15 @@ class DdpConfig:
         return dict(environment(self.config, present=os.environ).values)
 
     def apply(self) -> None:
-        """Set them in `os.environ`, and unset what an earlier job set and this one does not."""
+        """Set them in `os.environ`, and unset what an earlier job set and this one does not. Warns
+        of each value that is replaced."""
         changes = environment(self.config, present=os.environ)
+        for name, old, new in changes.replaced:
+            warnings.warn(
+                f"job {self.job}: {name}={old} in the environment is replaced by {new}",
+                UserWarning,
+                stacklevel=2,
+            )
         os.environ.update(changes.values)
         for name in changes.unset:
             os.environ.pop(name, None)
@@ -172,9 +179,14 @@ def join(
 
     A second join of the same job by the same process replaces the first.
     """
+    _check_types(job, nnodes, world_size, rank, node_rank, nproc_per_node, timeout)
     request = _request(
         JobId(job), nnodes, world_size, rank, node_rank, nproc_per_node, timeout, dict(os.environ)
     )
+    if any(os.environ.get(name) for name, _ in TUNING):
+        from mingled.net.interfaces import interface_names
+
+        check_interfaces(os.environ, interface_names())
     lease = client.join(request, _told)
     for known, other in list(_LEASES.items()):
         if other.config.job == job:  # the daemon has replaced it
@@ -182,6 +194,32 @@ def join(
             other.connection.close()
     _LEASES[lease.participant] = lease
     return DdpConfig(lease)
+
+
+def _check_types(
+    job: object,
+    nnodes: object,
+    world_size: object,
+    rank: object,
+    node_rank: object,
+    nproc_per_node: object,
+    timeout: object,
+) -> None:
+    """`BadInput` that names the argument: notebooks have no type checker."""
+    if not isinstance(job, str):
+        raise BadInput(f"mingled.join(job={job!r}): want a str, the same on every machine")
+    number, text = (int, type(None)), (int, str, type(None))
+    for name, value, kinds in (
+        ("nnodes", nnodes, text),
+        ("world_size", world_size, number),
+        ("rank", rank, number),
+        ("node_rank", node_rank, number),
+        ("nproc_per_node", nproc_per_node, text),
+        ("timeout", timeout, (int, float, type(None))),
+    ):
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            words = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+            raise BadInput(f"job {job}: mingled.join({name}={value!r}): want {words}")
 
 
 def _told(message: local.Local) -> None:

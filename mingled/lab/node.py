@@ -239,7 +239,7 @@ def _environment(changes: Mapping[str, str | None] | None) -> dict[str, str]:
     environment: dict[str, str | None] = {
         name: value
         for name, value in os.environ.items()
-        if name not in _NOT_OURS and not name.startswith("MINGLE_")
+        if name not in _NOT_OURS and not name.startswith("MINGLE")
     }
     environment.update(changes or {})
     return {name: value for name, value in environment.items() if value is not None}

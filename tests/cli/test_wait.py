@@ -1,6 +1,6 @@
 """`mingle-wait` on one machine: behind `eval`, while it waits, and what ends a wait.
 
-Usage, CMD and its signals: `test_wait_local.py`.
+Usage, CMD and its signals: `test_wait_cmd.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mingled import client
 from mingled.core import local
 from mingled.core.codec import encode
 from mingled.core.config import Config
 from mingled.core.messages import Seen
+from mingled.core.words import Form, JobId
+from mingled.errors import DaemonError
 
 from .running import (
     BIN,
@@ -185,7 +189,7 @@ def test_a_line_at_each_change(runtime: Path) -> None:
         host = socket.gethostname()
         prefix = f"mingle-wait: job {JOB}: "
         lines = second.err.splitlines()
-        assert lines[0].startswith(f"{prefix}1/2 here: {host}; waiting for 1 more (no leader yet)")
+        assert lines[0].startswith(f"{prefix}1/2 here: {host}; waiting for 1 more (no rank 0 yet)")
         assert f"{prefix}rank 0 is {host} (127.0.0.1:" in second.err
         assert len(lines) == len(set(lines))
         assert "\x1b" not in second.err
@@ -223,20 +227,59 @@ def test_time_is_over(runtime: Path) -> None:
     assert seats() == []
 
 
-@pytest.mark.parametrize(
-    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize("cmd", [[], ["--", "true"]])
 def test_a_wait_that_is_broken_off_leaves(
-    runtime: Path, number: signal.Signals, word: str, cmd: list[str]
+    runtime: Path, number: signal.Signals, cmd: list[str]
 ) -> None:
     with Running(WAIT, *PAIR, *cmd) as waiting:
         waiting.until("1/2 here")
         waiting.process.send_signal(number)
         assert waiting.end() == 128 + number
         assert waiting.out == ("" if cmd else f"(exit {128 + number})\n")
-        assert waiting.err.endswith(f"mingle-wait: {word} while waiting\n")
+        sentence = f"mingle-wait: job {JOB}: ended by {number.name} while waiting\n"
+        assert waiting.err.endswith(sentence)
     until_nobody()
+
+
+def test_a_socket_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "REPLY_S", 0.2)
+    path = tmp_path / "mute"
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(path))
+        mute.listen()
+        monkeypatch.setenv("MINGLE_SOCKET", str(path))
+        request = local.Join(job=JobId(JOB), form=Form.PROCESS, size_min=2, size_max=2)
+        with pytest.raises(DaemonError, match="does not answer within"):
+            client.join(request, lambda _: None)
+
+
+def test_a_plain_rank_that_runs_here_is_taken(runtime: Path) -> None:
+    plain = ("--job", JOB, "--rank", "0", "--", "sh", "-c", "echo up; read line")
+    with Running(WAIT, *plain) as first:
+        first.until("rank 0 is")
+        done = subprocess.run([WAIT, *plain], capture_output=True, text=True, check=False)
+        assert done.returncode == 81
+        assert "rank 0 is asked for twice: by pid" in done.stderr
+
+
+def test_a_closed_stderr_stops_nothing(runtime: Path) -> None:
+    line = f"exec {WAIT} {ONE} -- sh -c 'exit 3' 2>&- <&-"
+    assert subprocess.run(["sh", "-c", line], check=False).returncode == 3
+
+
+def test_a_process_with_many_descriptors(runtime: Path) -> None:
+    script = (
+        "import os, resource, mingled\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
+        "files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]\n"
+        f"print(mingled.join({JOB!r}, world_size=1, timeout=60).rank)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "0\n"
 
 
 def test_mingle_leave_ends_a_wait(runtime: Path) -> None:

@@ -210,6 +210,22 @@ def test_plain_form() -> None:
     assert {(ready(c).world_size, ready(c).members) for c in (early, late)} == {(0, ())}
 
 
+def test_a_plain_rank_belongs_to_one() -> None:
+    stage = Stage(3)
+    zero = stage.join(1, rank=0, form=Form.PLAIN)
+    first = stage.join(2, rank=1, form=Form.PLAIN)
+    stage.wait(1.0)
+    assert (ready(zero).rank, ready(first).rank) == (0, 1)
+    second = stage.join(3, rank=1, form=Form.PLAIN)
+    stage.wait(1.0)
+    assert "rank 1 is asked for twice" in failed(second, "refused")
+    stage.world.leave(first)
+    stage.wait(1.0)
+    third = stage.join(3, rank=1, form=Form.PLAIN)
+    stage.wait(1.0)
+    assert ready(third).rank == 1, "the rank is free again"
+
+
 def test_a_second_join_of_a_process_replaces_its_first() -> None:
     stage = Stage(2)
     first = stage.join(1, rank=0)

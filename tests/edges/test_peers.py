@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -196,3 +198,38 @@ async def test_what_is_no_message_ends_the_link(
     assert closed.reason.startswith(reason)
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
+
+
+async def test_a_reset_at_once_is_told() -> None:
+    """Between connect and asyncio's first look the peer may be gone again: never silence."""
+    linger = struct.pack("ii", 1, 0)
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as server:
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        told: dict[int, str] = {}
+        all_told = asyncio.Event()
+
+        def emit(event: events.Event) -> None:
+            if isinstance(event, events.LinkFailed | events.LinkClosed):
+                told[event.link] = event.reason
+            if len(told) == 100:
+                all_told.set()
+
+        links = peers.Peers(emit)
+        for link in range(1, 200, 2):
+            links.open_link(link, LABEL, ["127.0.0.1"], server.getsockname()[1])
+        async with asyncio.timeout(60):
+            await all_told.wait()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        await links.close()
