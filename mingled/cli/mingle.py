@@ -8,8 +8,8 @@ import sys
 import click
 
 from mingled import __version__
-from mingled.cli.display import clean
 from mingled.errors import MingleError
+from mingled.wording import clean
 
 _COMMANDS = {
     "demo": ("mingled.cli.demo", "demo"),

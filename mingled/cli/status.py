@@ -9,10 +9,10 @@ import click
 import msgspec
 
 from mingled import client
-from mingled.cli.display import clean
 from mingled.core import local
 from mingled.core.words import Form, JobId
 from mingled.errors import DaemonError, MingleError
+from mingled.wording import clean
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,10 +13,11 @@ import click
 
 from mingled import __version__, client
 from mingled.cli import child, shell, torchrun
-from mingled.cli.display import Display, clean, released_line
+from mingled.cli.display import Display
 from mingled.cli.forms import Flags, Wish, wish
 from mingled.errors import BadInput, MingleError
 from mingled.frameworks.environment import TUNING, check_interfaces, environment
+from mingled.wording import clean, released_line
 
 _EXITS = """\b
 Exit codes:

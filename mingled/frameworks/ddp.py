@@ -13,6 +13,7 @@ from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import TUNING, check_interfaces, defaults, environment
 from mingled.net.gpus import processes
+from mingled.wording import released_line, waiting_line
 
 TIMEOUT_S = 600.0
 """torch's own join timeout."""
@@ -177,7 +178,8 @@ def join(
     a sentence that names the other side, `DaemonError` where no daemon can be had, and
     `Indeterminate` where the outcome cannot be known.
 
-    A second join of the same job by the same process replaces the first.
+    A second join of the same job by the same process replaces the first. Who is here and what is
+    missing goes to the logger `mingled` (INFO); hints and warnings are `UserWarning`s.
     """
     _check_types(job, nnodes, world_size, rank, node_rank, nproc_per_node, timeout)
     request = _request(
@@ -187,7 +189,8 @@ def join(
         from mingled.net.interfaces import interface_names
 
         check_interfaces(os.environ, interface_names())
-    lease = client.join(request, _told)
+    lease = client.join(request, lambda message: _told(request, message))
+    _log(f"job {job}: {released_line(lease.config, lease.found_s, lease.waited_s)}")
     for known, other in list(_LEASES.items()):
         if other.config.job == job:  # the daemon has replaced it
             del _LEASES[known]
@@ -222,9 +225,17 @@ def _check_types(
             raise BadInput(f"job {job}: mingled.join({name}={value!r}): want {words}")
 
 
-def _told(message: local.Local) -> None:
+def _told(request: local.Join, message: local.Local) -> None:
     if isinstance(message, local.Notice):
-        warnings.warn(message.sentence, UserWarning, stacklevel=4)
+        warnings.warn(message.sentence, UserWarning, stacklevel=5)
+    elif isinstance(message, local.Progress):
+        _log(f"job {request.job}: {waiting_line(message, request.form)}")
+
+
+def _log(line: str) -> None:
+    import logging
+
+    logging.getLogger("mingled").info("%s", line)
 
 
 def _request(

@@ -12,10 +12,11 @@ from typing import Any, TextIO
 
 import pytest
 
-from mingled.cli.display import Display, clean, released_line, waiting_line
+from mingled.cli.display import Display
 from mingled.core import local
 from mingled.core.messages import Running, Seen
 from mingled.core.words import Form
+from mingled.wording import clean, released_line, waiting_line
 from tests.core.samples import CONFIG
 
 HOSTILE = "gpu1\x1b[2J\r\n\x9b31m\u202e\x07"

@@ -17,6 +17,7 @@ from mingled import client
 from mingled.core import local
 from mingled.core.config import Config
 from mingled.core.words import Form, ParticipantId
+from mingled.errors import BadInput
 from tests.core.samples import CONFIG, WHO
 
 
@@ -27,6 +28,7 @@ class FakeLease:
         self.config = config
         self.participant = participant
         self.connection = self
+        self.found_s = self.waited_s = 0.5
         self.closed = False
         self.ends: list[tuple[bool, str]] = []
 
@@ -61,6 +63,23 @@ def daemon(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
     fake = FakeDaemon()
     monkeypatch.setattr(client, "join", fake.join)
     return fake
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"world_size": "4"},
+        {"rank": 0.0},
+        {"nnodes": 2, "timeout": "1s"},
+        {"nnodes": [2]},
+        {"rank": True},
+    ],
+)
+def test_a_wrong_type_is_named(daemon: FakeDaemon, arguments: dict[str, Any]) -> None:
+    (wrong,) = [name for name, value in arguments.items() if value != 2]
+    with pytest.raises(BadInput, match=rf"job bert: mingled.join\({wrong}="):
+        mingled.join("bert", **arguments)
+    assert daemon.requests == []
 
 
 @pytest.mark.parametrize(
@@ -117,7 +136,10 @@ def test_a_second_join_takes_over_and_the_first_ends_nothing(daemon: FakeDaemon)
     assert [len(lease.ends) for lease in daemon.leases] == [1, 0, 1]
 
 
-def test_progress_is_no_warning(daemon: FakeDaemon) -> None:
+def test_progress_is_logged_and_no_warning(
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mingled")
     daemon.notices = [
         local.Progress(
             job="bert",
@@ -132,7 +154,9 @@ def test_progress_is_no_warning(daemon: FakeDaemon) -> None:
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mingled.join("bert", rank=0).leave()
+        mingled.join("bert", world_size=2).leave()
+    assert "job bert: 1/2 here" in caplog.messages[0]
+    assert "rank 0 is" in caplog.messages[1]
 
 
 def test_the_config_as_attributes(daemon: FakeDaemon) -> None:
