@@ -19,7 +19,7 @@ from mingled import client
 from mingled.core import local
 from mingled.core.words import Form, JobId
 from mingled.errors import DaemonError
-from mingled.processes import network_namespace
+from mingled.namespaces import network_namespace
 
 SOCKET = Path("/run/mingled/control.sock")
 

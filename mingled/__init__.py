@@ -8,11 +8,12 @@ Nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # typing costs more than all the rest of this file; checkers know the name
 if TYPE_CHECKING:
+    from typing import Any
+
     from mingled.errors import (
         BadInput,
         Cancelled,

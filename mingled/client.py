@@ -23,7 +23,7 @@ from mingled.core.codec import encode
 from mingled.core.config import Config
 from mingled.core.words import JobId
 from mingled.errors import BadInput, DaemonError, NotPermitted, from_code
-from mingled.processes import network_namespace, pid_namespace
+from mingled.namespaces import network_namespace, pid_namespace
 
 SYSTEM_SOCKET = Path("/run/mingled/control.sock")
 

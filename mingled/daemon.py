@@ -26,8 +26,8 @@ from mingled.edges.leases import Leases
 from mingled.edges.mdns import Mdns
 from mingled.edges.proof import Proofs
 from mingled.errors import DaemonError
+from mingled.namespaces import network_namespace
 from mingled.net.interfaces import all_addresses, candidates
-from mingled.processes import network_namespace
 
 LINK_PORT = 29_490
 """Fixed, so that a firewall can be opened for it; beside torch's 29500 and out of its way."""

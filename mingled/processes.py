@@ -20,23 +20,6 @@ _PIDFD_GET_INFO = (3 << 30) | (_PIDFD_INFO_SIZE << 16) | (0xFF << 8) | 11
 """Linux 6.15, include/uapi/linux/pidfd.h: _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)."""
 
 
-def network_namespace() -> int | None:
-    """The inode that names this process's network namespace; None where there is no such thing."""
-    return _namespace("net")
-
-
-def pid_namespace() -> int | None:
-    """The same for its pid namespace: a pid means nothing in another one."""
-    return _namespace("pid")
-
-
-def _namespace(kind: str) -> int | None:
-    try:
-        return os.stat(f"/proc/self/ns/{kind}").st_ino
-    except OSError:
-        return None
-
-
 def user_name(uid: int) -> str:
     """The user's name, or the number where the system knows none."""
     try:

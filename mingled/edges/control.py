@@ -16,7 +16,8 @@ from mingled.core import events, local
 from mingled.core.codec import check_version, encode
 from mingled.core.words import ParticipantId
 from mingled.errors import BadInput, DaemonError, MingleError, NotPermitted, Refused
-from mingled.processes import open_peer, open_pid, pid_namespace
+from mingled.namespaces import pid_namespace
+from mingled.processes import open_peer, open_pid
 
 FIRST_LINE_S = 5.0
 """A client that connects and says nothing holds a descriptor: not for longer than this."""
