@@ -103,7 +103,7 @@ def _join(order: Order) -> None:
             _say(here=message.here)
     _say(start=sent, end=time.monotonic())
     sys.stdin.readline()
-    client.Lease(connection, message).leave()
+    client.Lease(connection, request, message).leave()
     _say(left=True)
 
 

@@ -22,7 +22,7 @@ from mingled.core import local
 from mingled.core.codec import encode
 from mingled.core.config import Config
 from mingled.core.words import JobId
-from mingled.errors import BadInput, DaemonError, NotPermitted, from_code
+from mingled.errors import BadInput, DaemonError, MingleError, NotPermitted, from_code
 from mingled.namespaces import network_namespace, pid_namespace
 
 SYSTEM_SOCKET = Path("/run/mingled/control.sock")
@@ -44,6 +44,9 @@ ATTEMPTS_MAX = 5
 
 Told = Callable[[local.Local], None]
 """Takes Progress and Notice while a join waits."""
+
+OpenStore = Callable[[str], int]
+"""Opens a store that others reach at this address, and returns its port."""
 
 
 class Connection:
@@ -80,22 +83,27 @@ class Connection:
                 left = max(0.0, until - time.monotonic())
                 if not readable(self, left):
                     raise self._gone(f"does not answer within {timeout_s:.0f} s")
-            try:
-                chunk = self._sock.recv(65_536)
-            except OSError as error:
-                self.ended = True
-                raise self._gone(error.strerror or str(error)) from None
-            if not chunk:
-                self.ended = True
-                raise self._gone("it ended or hung up")
-            self._buffer += chunk
+            self._read()
         return self._next()
 
     def pending(self) -> local.Local | None:
-        """A message that is here already, without waiting. Raises as `receive`."""
-        if b"\n" in self._buffer:
-            return self._next()
-        return self.receive() if readable(self, 0) else None
+        """A message that is here already, whole; never waits. Raises as `receive`."""
+        while b"\n" not in self._buffer:
+            if not readable(self, 0):
+                return None
+            self._read()
+        return self._next()
+
+    def _read(self) -> None:
+        try:
+            chunk = self._sock.recv(65_536)
+        except OSError as error:
+            self.ended = True
+            raise self._gone(error.strerror or str(error)) from None
+        if not chunk:
+            self.ended = True
+            raise self._gone("it ended or hung up")
+        self._buffer += chunk
 
     def _next(self) -> local.Local:
         line, _, rest = bytes(self._buffer).partition(b"\n")
@@ -124,8 +132,9 @@ def readable(source: int | Connection, timeout_s: float) -> bool:
 class Lease:
     """A released participant: its config, and the way to end it."""
 
-    def __init__(self, connection: Connection, ready: local.Ready) -> None:
-        self.connection = connection
+    def __init__(self, connection: Connection, join: local.Join, ready: local.Ready) -> None:
+        self.connection = connection  #: to the daemon that watches it, or was the last to do so
+        self.join = join
         self.participant = ready.participant
         self.config: Config = ready.config
         self.token = ready.token
@@ -134,28 +143,25 @@ class Lease:
 
     def leave(self, *, lost: bool = False, reason: str = "") -> None:
         """End it; the others are told. A daemon that is gone has told them already."""
-        try:
-            connection = connect(self.connection.path)
-        except DaemonError:
-            return
         leave = local.Leave(
             job=JobId(self.config.job), participant=self.participant, lost=lost, reason=reason
         )
         try:
-            connection.send(leave)
-            connection.receive(REPLY_S)
-        except DaemonError:
+            ask(connect(self.connection.path), leave)
+        except MingleError:
             pass
         finally:
-            connection.close()
+            # Last: where a daemon cannot watch the process, the connection's end is a loss.
             self.connection.close()
 
 
 # ---------------------------------------------------------------- requests
 
 
-def join(request: local.Join, told: Told) -> Lease:
-    """Take part, wait, and be released. `told` hears what happens meanwhile.
+def join(request: local.Join, told: Told, open_store: OpenStore | None = None) -> Lease:
+    """Take part, wait, and be released. `told` hears what happens meanwhile; with `request.store`,
+    `open_store` is called where this participant is to be rank 0 (again for each new attempt), and
+    an exception of it is told to the daemon, which goes on in another way.
 
     Raises the error that the daemon names (`mingled.errors`), or `DaemonError`.
     """
@@ -175,14 +181,17 @@ def join(request: local.Join, told: Told) -> Lease:
                 else:  # it keeps the time itself; this is for one that is stuck
                     message = connection.receive(max(0.0, until - time.monotonic()))
                 if isinstance(message, local.Ready):
-                    return Lease(connection, message)
+                    return Lease(connection, request, message)
                 if isinstance(message, local.Failed):
                     if message.code == local.OTHER_NAMESPACE and "MINGLE_SOCKET" not in os.environ:
                         private_only = True
                         connection.close()
                         break
                     raise from_code(message.code, message.sentence)
-                told(message)
+                if isinstance(message, local.OpenStore):
+                    connection.send(_opened(message, open_store))
+                else:
+                    told(message)
         except DaemonError:
             connection.close()
             if connection.answered or not connection.ended:
@@ -194,6 +203,18 @@ def join(request: local.Join, told: Told) -> Lease:
         f"job {request.job}: no daemon on {socket.gethostname()} stayed long enough to be asked; "
         f"its log is in {private_folder(create=False)}"
     )
+
+
+def _opened(
+    asked: local.OpenStore, open_store: OpenStore | None
+) -> local.StoreOpened | local.StoreFailed:
+    try:
+        if open_store is None:
+            raise BadInput("this client opens no store")
+        return local.StoreOpened(proof=asked.proof, port=open_store(asked.address))
+    except Exception as error:  # the user's, or the framework's: whatever it is, the job goes on
+        reason = str(error) or type(error).__name__
+        return local.StoreFailed(proof=asked.proof, reason=reason)
 
 
 def ask(connection: Connection, request: local.Local) -> local.Local:
@@ -238,27 +259,30 @@ def daemons() -> list[Connection]:
 # ---------------------------------------------------------------- finding a daemon
 
 
-def find(job: JobId, *, private_only: bool = False) -> Connection:
-    """A connection to the daemon that is to serve `job`, started if need be."""
+def find(job: JobId, *, private_only: bool = False, patience_s: float = REPLY_S) -> Connection:
+    """A connection to the daemon that is to serve `job`, started if need be: that takes half a
+    second, or as long as somebody else takes who starts it just now. Raises as `connect`, which
+    `patience_s` is for."""
     named = os.environ.get("MINGLE_SOCKET")
     if named:
-        return connect(Path(named))
+        return connect(Path(named), patience_s)
     if not private_only:
         try:
-            return connect(SYSTEM_SOCKET)
+            return connect(SYSTEM_SOCKET, patience_s)
         except NotPermitted:
             raise  # said aloud, never stepped over
         except DaemonError:
             pass  # there is none, or its socket file outlived it
-    return _private(job)
+    return _private(job, patience_s)
 
 
-def connect(path: Path) -> Connection:
-    """Raises `DaemonError`, or `NotPermitted`, naming the path and what to do."""
+def connect(path: Path, patience_s: float = REPLY_S) -> Connection:
+    """Waits at most `patience_s` where too many connect at once. Raises `DaemonError`, or
+    `NotPermitted`, naming the path and what to do."""
     host = socket.gethostname()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _connect(sock, path)
+        _connect(sock, path, patience_s)
     except PermissionError:
         sock.close()
         raise NotPermitted(
@@ -280,9 +304,9 @@ def connect(path: Path) -> Connection:
     return Connection(sock, path)
 
 
-def _connect(sock: socket.socket, path: Path) -> None:
-    until = time.monotonic() + REPLY_S
-    sock.settimeout(REPLY_S)
+def _connect(sock: socket.socket, path: Path, patience_s: float) -> None:
+    until = time.monotonic() + patience_s
+    sock.settimeout(patience_s)
     while True:
         try:
             sock.connect(str(path))
@@ -325,7 +349,7 @@ def _is_ours(folder: Path) -> bool:
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077
 
 
-def _private(job: JobId) -> Connection:
+def _private(job: JobId, patience_s: float) -> Connection:
     import hashlib
 
     from mingled import locks
@@ -333,7 +357,7 @@ def _private(job: JobId) -> Connection:
     name = hashlib.sha256(f"{network_namespace()} {job}".encode()).hexdigest()[:24]
     path = private_folder() / f"{name}.sock"
     try:
-        return connect(path)
+        return connect(path, patience_s)
     except DaemonError:
         pass
     # Everybody who finds no daemon meets at this lock; the first starts one, the rest connect.
@@ -347,16 +371,18 @@ def _private(job: JobId) -> Connection:
         ) from None
     try:
         try:
-            return connect(path)
+            return connect(path, patience_s)
         except DaemonError:
             _start(path)
-        return connect(path)
+        return connect(path, patience_s)
     finally:
         locks.release(lock, lock_path)
 
 
 def _start(path: Path) -> None:
-    """A private daemon, detached from everything of ours: terminal, session, descriptors."""
+    """A private daemon, detached from everything of ours: terminal, session, descriptors, and
+    blocked signals, which would leave it deaf to SIGTERM."""
+    import signal
     import subprocess
 
     if not sys.executable:
@@ -383,6 +409,8 @@ def _start(path: Path) -> None:
             cwd="/",
             env=environ,
             check=False,
+            # Only where it is needed: between fork and exec threads make Python code a risk.
+            preexec_fn=_unblock if signal.pthread_sigmask(signal.SIG_BLOCK, ()) else None,
         )
         os.close(writer)
         writer = -1
@@ -396,6 +424,12 @@ def _start(path: Path) -> None:
             f"a private daemon could not be started on {socket.gethostname()}: "
             f"{said or 'it ended at once'}; its log is {path.with_suffix('.log')}"
         )
+
+
+def _unblock() -> None:
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _until_ready(reader: int) -> str:

@@ -91,11 +91,14 @@ class Daemon:
                     options.link_port,
                     self._link_port,
                 )
+            self._proofs = Proofs(self.emit)
+            ring_port = self._proofs.open_ring(self._node)
             self._core = Rendezvous(
                 seed=os.urandom(32),
                 node=self._node,
                 host=self._host,
                 link_port=self._link_port,
+                ring_port=ring_port,
                 addresses=addresses,
                 settings=options.settings,
             )
@@ -103,7 +106,6 @@ class Daemon:
             self._leases = Leases(self.emit)
             self._control = control.Control(self.emit, self._leases.watch, network_namespace())
             self._peers = peers.Peers(self.emit)
-            self._proofs = Proofs(self.emit)
             self._mdns = Mdns(self.emit, self._node)
             await self._peers.start(link_sock)
             await self._mdns.start(addresses)
@@ -221,6 +223,8 @@ class Daemon:
                 self._control.answer(action.request, action.message)
             case actions.Describe():
                 self._control.answer(action.request, self._report(action.jobs))
+            case actions.Seated():
+                self._control.seat(action.participant, action.request)
             case actions.Rehold():
                 self._control.rehold(action.participant, action.request)
             case actions.Release():
@@ -259,7 +263,9 @@ class Daemon:
             case actions.FreePort():
                 self._proofs.free_port(action.proof)
             case actions.ProvePath():
-                self._proofs.prove_path(action.job, action.proof, action.address, action.port)
+                self._proofs.prove_path(
+                    action.job, action.proof, action.address, action.port, action.word
+                )
             case _:
                 raise TypeError(action)
 

@@ -9,7 +9,8 @@
     ├── VersionSkew              84   two versions that do not understand each other
     ├── NotPermitted             85   the socket or the job belongs to somebody else
     ├── Indeterminate            86   the outcome cannot be known: neither success nor failure
-    └── Cancelled                87   the wait was ended before its outcome (leave, replaced)
+    ├── Cancelled                87   the wait was ended before its outcome (leave, replaced)
+    └── Lost                     88   a member of the running round was lost (--on-lost)
 
 126 and 127 mean, as in a shell, that CMD cannot be run or is not there; 128+n that a signal ended
 it. An error that crosses a socket keeps its class: `code` names it there, `from_code` finds it.
@@ -72,6 +73,11 @@ class Cancelled(MingleError):
     exit_code = 87
 
 
+class Lost(MingleError):
+    code = "lost"
+    exit_code = 88
+
+
 _BY_CODE: dict[str, type[MingleError]] = {
     kind.code: kind
     for kind in (
@@ -85,6 +91,7 @@ _BY_CODE: dict[str, type[MingleError]] = {
         NotPermitted,
         Indeterminate,
         Cancelled,
+        Lost,
     )
 }
 

@@ -35,6 +35,21 @@ def peer_of(sock: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
+ANCESTORS_MAX = 16
+"""Processes above one that are looked at: a shell is one to three above what it evaluates."""
+
+
+def ancestors(pid: int) -> tuple[str, ...]:
+    """Identities of the processes above `pid`, nearest first; as far as /proc tells."""
+    found: list[str] = []
+    while len(found) < ANCESTORS_MAX:
+        pid = _stat_field(pid, 4) or 0
+        if pid <= 1:
+            break
+        found.append(_identity(pid, None))
+    return tuple(found)
+
+
 def open_peer(sock: socket.socket) -> tuple[Holder, int | None]:
     """Who connected, and a pidfd of it (the caller's to close), None where there is none."""
     pid, uid = peer_of(sock)

@@ -1,4 +1,4 @@
-"""The sentences about a wait that people read, on a terminal, in a log, in a notebook.
+"""The sentences about a wait and a round that people read, on a terminal, in a log, in a notebook.
 
 Text from other machines never gets through raw.
 """
@@ -9,16 +9,37 @@ from mingled.core import local
 from mingled.core.config import Config
 from mingled.core.words import Form
 
+HOSTS_NAMED_MAX = 16
+"""In the line that says who is in a round: people read no more."""
+
 
 def clean(text: str) -> str:
     """Without control characters: a host name must not be able to repaint the terminal."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
+# ---------------------------------------------------------------- before a round
+
+
+def split_warning(job: str, size_min: int, size_max: int) -> str | None:
+    """Of a range that would let both halves of a split network start; None where it cannot."""
+    if size_max == 0 or 2 * size_min > size_max:
+        return None
+    safe = size_max // 2 + 1
+    return (
+        f"job {job}: with {size_min}:{size_max} both halves of a split network could start a round "
+        f"of their own; the smallest range that prevents it is {safe}:{size_max}"
+    )
+
+
 def waiting_line(progress: local.Progress, form: Form) -> str:
-    """`2/4 here: gpu1, gpu4; waiting for node ranks 2, 3`."""
-    hosts = list(dict.fromkeys(seen.host for seen in progress.present))
-    names = ", ".join(hosts)
+    """`2/4 here: gpu1, gpu4; waiting for node ranks 2, 3`. Users are named where they differ."""
+    several = len({seen.user for seen in progress.present}) > 1
+    shown_as = (
+        f"{seen.user}@{seen.host}" if several and seen.user else seen.host
+        for seen in progress.present
+    )
+    names = ", ".join(dict.fromkeys(shown_as))
     shown = len(progress.present)
     if progress.here > shown:
         names += f" and {progress.here - shown} more"
@@ -29,7 +50,7 @@ def waiting_line(progress: local.Progress, form: Form) -> str:
         if progress.size_max != progress.size_min:
             size += f" to {progress.size_max}"
         line = f"{progress.here}/{size} here: {names}"
-        ordinal = "node rank" if form is Form.LAUNCHER else "rank"
+        ordinal = _ordinal(form)
         lacking = progress.size_min - progress.here
         if progress.missing:
             plural = "s" if len(progress.missing) > 1 else ""
@@ -47,6 +68,30 @@ def waiting_line(progress: local.Progress, form: Form) -> str:
     if progress.note:
         line += f" [{progress.note}]"
     return clean(line)
+
+
+# ---------------------------------------------------------------- a round
+
+
+def released_lines(config: Config, found_s: float, waited_s: float) -> list[str]:
+    """Who is in the round, if others are; then who is rank 0 and what this node is."""
+    roster = roster_line(config)
+    return [*([roster] if roster else []), released_line(config, found_s, waited_s)]
+
+
+def roster_line(config: Config) -> str | None:
+    """`with gpu1 (10.0.0.1, ann), gpu2 (10.0.0.2, ann)`, by rank, each node once; None where nobody
+    else is known: in the plain form, and where all are on one node."""
+    nodes: dict[str, dict[str, None]] = {}
+    for member in config.members:
+        words = nodes.setdefault(member.node, {f"{member.host} ({member.address}": None})
+        words[member.user] = None
+    if len(nodes) < 2:
+        return None
+    named = [", ".join(filter(None, words)) + ")" for words in nodes.values()]
+    more = len(named) - HOSTS_NAMED_MAX
+    line = "with " + ", ".join(named[:HOSTS_NAMED_MAX])
+    return clean(line + (f" and {more} more" if more > 0 else ""))
 
 
 def released_line(config: Config, found_s: float, waited_s: float) -> str:
@@ -67,3 +112,28 @@ def released_line(config: Config, found_s: float, waited_s: float) -> str:
     if config.interface:
         tail += f" on {config.interface} ({config.address})"
     return clean(f"{head}; {tail} (found in {found_s:.2f} s, all here after {waited_s:.2f} s)")
+
+
+def member(gone: local.Gone, form: Form) -> str:
+    """`gpu3 (10.0.0.7, node rank 2)`."""
+    return clean(f"{gone.host} ({gone.address}, {_ordinal(form)} {gone.rank})")
+
+
+def gone_line(gone: local.Gone, form: Form) -> str:
+    """What became of a member, without what follows from it; empty where it left in peace."""
+    who = member(gone, form)
+    match gone.how:
+        case "lost":
+            when = "just now" if gone.ago_s < 1 else f"{gone.ago_s:.0f} s ago"
+            return clean(f"{who} lost {when}: {gone.reason}")
+        case "unwatched":
+            why = f" ({gone.reason})" if gone.reason else ""
+            return clean(f"{who} is no longer watched{why}: its host answers, it may well go on")
+        case "running":
+            return f"{who} is watched again"
+        case _:
+            return ""
+
+
+def _ordinal(form: Form) -> str:
+    return "node rank" if form is Form.LAUNCHER else "rank"

@@ -13,12 +13,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 import mingled
 from mingled import client, locks
 from mingled.core import local
 from mingled.core.codec import encode
-from mingled.core.words import Form, JobId
+from mingled.core.words import Form, JobId, Nonce
 from mingled.errors import (
     BadInput,
     Cancelled,
@@ -28,6 +29,7 @@ from mingled.errors import (
     Refused,
     VersionSkew,
 )
+from tests.core.samples import CONFIG, WHO
 
 JOB = f"bert-{os.getpid()}"
 """Not the one of another run of these tests: all use this machine's loopback."""
@@ -311,6 +313,70 @@ def test_what_a_daemon_said_before_it_hung_up_is_read(
             served.sendall(encode(local.Failed(code="refused", sentence="too many")))
     with pytest.raises(Refused, match="too many"):
         client.ask(connection, local.Status())
+
+
+def test_rank_0_opens_the_store_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINGLE_SOCKET", str(tmp_path / "s"))
+    asked: list[str] = []
+
+    def open_store(address: str) -> int:
+        asked.append(address)
+        return {"10.0.0.1": 29500, "10.0.0.2": 0}[address]
+
+    proofs = [Nonce(f"{n:032x}") for n in range(3)]
+    addresses = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    answers: list[object] = []
+
+    def serve(daemon: socket.socket) -> None:
+        connection, _ = daemon.accept()
+        with connection, connection.makefile("rb") as lines:
+            join = local.request_decoder.decode(lines.readline())
+            assert isinstance(join, local.Join)
+            answers.append(join.store)
+            for proof, address in zip(proofs, addresses, strict=True):
+                connection.sendall(encode(local.OpenStore(proof=proof, address=address)))
+                answers.append(local.request_decoder.decode(lines.readline()))
+            connection.sendall(encode(local.Ready(participant=WHO, config=CONFIG)))
+
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(tmp_path / "s"))
+        daemon.listen()
+        thread = threading.Thread(target=serve, args=(daemon,))
+        thread.start()
+        lease = client.join(replace(JOIN, store=True), lambda _: None, open_store)
+        thread.join(60)
+    lease.connection.close()
+    assert asked == list(addresses)
+    assert answers == [
+        True,
+        local.StoreOpened(proof=proofs[0], port=29500),
+        local.StoreFailed(proof=proofs[1], reason="port 0 of the store is not between 1 and 65535"),
+        local.StoreFailed(proof=proofs[2], reason="'10.0.0.3'"),  # a KeyError's own words
+    ]
+
+
+def test_a_client_without_a_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINGLE_SOCKET", str(tmp_path / "s"))
+    proof = Nonce("0" * 32)
+    daemon = FakeDaemon(tmp_path / "s", [[local.OpenStore(proof=proof, address="10.0.0.1")]])
+    with pytest.raises(DaemonError, match="it ended or hung up"):
+        client.join(JOIN, lambda _: None)
+    daemon.end()
+
+
+def test_half_a_message_is_none_yet(tmp_path: Path) -> None:
+    here, there = socket.socketpair()
+    connection = client.Connection(here, tmp_path)
+    line = encode(local.Done(count=1))
+    with there:
+        there.sendall(line[:-1])
+        assert connection.pending() is None
+        there.sendall(line[-1:] + line)
+        assert connection.pending() == connection.pending() == local.Done(count=1)
+        assert connection.pending() is None
+    with pytest.raises(DaemonError, match="hung up"):
+        connection.pending()
+    connection.close()
 
 
 def test_a_daemon_that_never_stays_is_given_up(

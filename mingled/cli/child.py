@@ -1,17 +1,15 @@
-"""CMD as our child: signals go on to it, its status comes back, and the job's news is told."""
+"""CMD: found, become, or started as our child, with signals going on to it."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import select
 import signal
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mingled.client import Connection
-from mingled.core import local
-from mingled.errors import BadInput, DaemonError
+from mingled.errors import BadInput
 
 FORWARDED = (
     signal.SIGTERM,
@@ -21,6 +19,10 @@ FORWARDED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+_WAKING = (signal.SIGCHLD, signal.SIGIO)
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """... at its start, and whatever is ignored stays so in CMD: its pipes would never end it."""
@@ -76,57 +78,76 @@ def _not_run(path: str, job: str, error: OSError) -> BadInput:
     return kind(f"job {job}: {path} cannot be run: {error.strerror}")
 
 
-def run(
-    path: str,
-    argv: list[str],
-    env: Mapping[str, str],
-    *,
-    job: str,
-    connection: Connection,
-    told: Callable[[local.Local], None],
-) -> int:
-    """Run CMD to its end; its wait status. News of the job goes to `told` meanwhile."""
-    # Blocked in every thread, so that one thread takes them in turn, with who sent them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    try:
-        pid = os.posix_spawn(path, argv, env, setsigmask=(), setsigdef=_IGNORED_BY_PYTHON)
-    except OSError as error:
-        raise _not_run(path, job, error) from None
-    threading.Thread(target=_forward, args=(pid,), daemon=True).start()
-    child = os.pidfd_open(pid)
-    watched: list[int | Connection] = [child]
-    try:
-        if _hear(connection, told):  # what came along with the config shows in no select()
-            watched.append(connection)
-        while True:
-            ready, _, _ = select.select(watched, [], [])
-            if connection in ready and not _hear(connection, told):
-                watched.remove(connection)
-            if child in ready:
-                return os.waitpid(pid, 0)[1]
-    finally:
-        os.close(child)
+class Child:
+    """CMD as it runs. Signals that come meanwhile are taken one by one, with who sent them, and
+    passed on; they are blocked until `close`, so that none is lost between two looks.
 
+    One thread and one place to sleep in: the end of CMD (SIGCHLD) and news (SIGIO, see `announce`)
+    come as signals too. These two stay blocked for good: SIGIO would end a process.
+    """
 
-def _hear(connection: Connection, told: Callable[[local.Local], None]) -> bool:
-    """Everything that has come; False once the daemon is gone."""
-    try:
-        while (message := connection.pending()) is not None:
-            told(message)
-    except DaemonError:
-        return False  # training goes on without news
-    return True
-
-
-def _forward(pid: int) -> None:
-    while True:
-        info = signal.sigwaitinfo(FORWARDED)
-        if info.si_code == _SI_KERNEL:
-            continue
+    def __init__(self, path: str, argv: list[str], env: Mapping[str, str], job: str) -> None:
+        """Raises `CommandNotFound` or `CommandNotRunnable`."""
+        self.interrupted = False
+        """A signal came that is to end CMD: no restart after it."""
+        # What is ignored here (nohup, a shell's background) is passed on, but ends nothing.
+        self._ending = {n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN}
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else the kernel drops CMD's status
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         try:
-            os.kill(pid, info.si_signo)
-        except ProcessLookupError:
-            return
+            self._pid = os.posix_spawn(path, argv, env, setsigmask=(), setsigdef=_IGNORED_BY_PYTHON)
+        except OSError as error:
+            self.close()
+            raise _not_run(path, job, error) from None
+
+    def wait(self, timeout_s: float | None) -> int | None:
+        """CMD's wait status once it has ended; None after a wake-up by anything else, or when the
+        time is over."""
+        info = _taken(timeout_s)
+        while info is not None:
+            if self._note(info) and info.si_code != _SI_KERNEL:
+                self.send(info.si_signo)
+            info = _taken(0)
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        while (info := _taken(0)) is not None:  # Ctrl-C ends CMD and tells us at the same time
+            self._note(info)
+        return status
+
+    def send(self, number: int) -> bool:
+        """A signal to CMD alone: a launcher's workers are the launcher's to end. False where it is
+        not allowed, as to sudo."""
+        try:
+            os.kill(self._pid, number)  # not reaped yet, so the pid is its own
+        except PermissionError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Signals do again what they did before; those that wait do it now."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def _note(self, info: signal.struct_siginfo) -> bool:
+        """Is it one that CMD is to have?"""
+        self.interrupted |= info.si_signo in self._ending
+        return info.si_signo in FORWARDED
+
+
+def _taken(timeout_s: float | None) -> signal.struct_siginfo | None:
+    signals = (*FORWARDED, *_WAKING)
+    if timeout_s is None:
+        return signal.sigwaitinfo(signals)
+    return signal.sigtimedwait(signals, max(0.0, timeout_s))
+
+
+def announce(connection: Connection) -> None:
+    """From now on whatever comes over this connection, its end too, wakes `Child.wait`."""
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(connection, fcntl.F_GETFL)
+    fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
 def exit_code(status: int) -> int:

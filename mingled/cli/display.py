@@ -12,12 +12,13 @@ import unicodedata
 from typing import TextIO
 
 from mingled.core import local
+from mingled.core.config import Config
 from mingled.core.words import Form
-from mingled.wording import clean, waiting_line
+from mingled.wording import clean, released_lines, waiting_line
 
 
 class Display:
-    """Writes for one wait. `close` leaves the terminal clean."""
+    """Writes for one job, wait after wait. `close` ends a wait and leaves the terminal clean."""
 
     def __init__(self, job: str, form: Form, out: TextIO | None = None) -> None:
         self._out = out or sys.stderr
@@ -34,19 +35,13 @@ class Display:
             case local.Notice():
                 # The daemon's sentences name the job themselves.
                 self._sentence(f"mingle-wait: {message.kind}: {clean(message.sentence)}")
-            case local.Gone():
-                self.gone(message)
             case _:
                 pass
 
-    def gone(self, gone: local.Gone) -> None:
-        """A member of the running round has ended; one that left in peace is no news."""
-        ordinal = "node rank" if self._form is Form.LAUNCHER else "rank"
-        who = f"{gone.host} ({gone.address}, {ordinal} {gone.rank})"
-        if gone.how == "lost":
-            self.line(f"{who} is lost: {gone.reason}; training will hang or fail: Ctrl-C to end it")
-        elif gone.how == "unwatched":
-            self.line(f"{who} is no longer watched: its daemon {gone.reason}; it may well go on")
+    def released(self, config: Config, found_s: float, waited_s: float) -> None:
+        """Who is in the round, and what this participant is."""
+        for line in released_lines(config, found_s, waited_s):
+            self.line(line)
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -61,6 +56,7 @@ class Display:
 
     def close(self) -> None:
         self._erase()
+        self._shown = ""  # the next wait may say the same
 
     def _progress(self, line: str) -> None:
         if line == self._shown:

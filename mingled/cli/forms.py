@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,12 @@ from mingled.net.gpus import processes
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
+STOP_GRACE = "35s"
+"""Of `mingled.core.local.STOP_GRACE_S`, as one types it."""
+
+RESTARTS_MAX = 3
+"""Of a CMD under `--on-lost restart`."""
+
 
 class Flags(NamedTuple):
     """What the user typed; None: not given."""
@@ -29,6 +35,20 @@ class Flags(NamedTuple):
     world_size: int | None
     rank: int | None
     timeout: str
+    last_call: str | None = None
+    wait: bool = True
+    any_user: bool = False
+    stop_grace: str = STOP_GRACE
+
+
+OnLost = Literal["warn", "stop", "restart", "ignore"]
+
+
+class Reaction(msgspec.Struct, frozen=True):
+    """What follows when a member of the running round is lost."""
+
+    on_lost: OnLost = "warn"
+    restarts_max: int = RESTARTS_MAX
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -57,6 +77,11 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
         check_shape(join.form, join.size_min, join.size_max, join.rank, join.nproc, job)
     except BadInput as error:
         raise BadInput(f"{error}{_found(flags, join, given)}") from None
+    if flags.last_call is not None and join.size_min == join.size_max:
+        raise BadInput(
+            f"job {job}: --last-call is for a range of nodes, as in --nnodes 2:4; delete "
+            "--last-call, or give a range"
+        )
     return Wish(
         Join(
             job=job,
@@ -67,9 +92,35 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
             nproc=join.nproc,
             timeout_s=seconds(flags.timeout, f"job {job}: --timeout"),
             adopt=adopt,
+            last_call_s=_pause(flags.last_call, f"job {job}: --last-call"),
+            wait=flags.wait,
+            any_user=flags.any_user,
+            stop_grace_s=_pause(flags.stop_grace, f"job {job}: --stop-grace") or 0.0,
         ),
         line,
     )
+
+
+def reaction(
+    job: str | None, on_lost: OnLost, max_restarts: int | None, *, cmd: bool, exec_: bool
+) -> Reaction:
+    """`cmd`: there is one, `exec_`: it replaces us. Raises `BadInput` naming what to delete."""
+    said = f"job {job}: --on-lost {on_lost}"
+    if max_restarts is not None and on_lost != "restart":
+        raise BadInput(
+            f"job {job}: --max-restarts is for --on-lost restart; delete --max-restarts, or add "
+            "--on-lost restart"
+        )
+    if on_lost in ("stop", "restart"):
+        flag = f"--on-lost {on_lost}" + (" and --max-restarts" if max_restarts is not None else "")
+        if not cmd:
+            raise BadInput(f"{said} is for a CMD that can be stopped; delete {flag}, or add -- CMD")
+        if exec_:
+            raise BadInput(
+                f"{said} needs mingle-wait as CMD's parent, and --exec leaves none; delete "
+                f"--exec, or {flag}"
+            )
+    return Reaction(on_lost, RESTARTS_MAX if max_restarts is None else max_restarts)
 
 
 def _found(flags: Flags, shape: _Shape, env: Mapping[str, str]) -> str:
@@ -155,11 +206,27 @@ def seconds(text: str, said: str) -> float | None:
     """`90`, `90s`, `10m`, `1h30m` in seconds; None for `none`. Raises `BadInput`."""
     if text.strip().lower() == "none":
         return None
-    match = _DURATION.fullmatch(text.strip().lower())
-    if match is None or not any(match.groups()):
+    total = _duration(text)
+    if total is None:
         raise BadInput(f"{said} {text!r}: want a time as in 90s, 10m or 1h30m, or none")
-    hours, minutes, secs = (float(part or 0) for part in match.groups())
-    total = hours * 3600 + minutes * 60 + secs
     if total <= 0:
         raise BadInput(f"{said} {text!r}: want more than no time at all, or none")
     return total
+
+
+def _pause(text: str | None, said: str) -> float | None:
+    """As `seconds`, but it may be 0 and not `none`; None where none is given."""
+    if text is None:
+        return None
+    total = _duration(text)
+    if total is None:
+        raise BadInput(f"{said} {text!r}: want a time as in 3s, 90s or 10m")
+    return total
+
+
+def _duration(text: str) -> float | None:
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or not any(match.groups()):
+        return None
+    hours, minutes, secs = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + secs

@@ -10,14 +10,18 @@ import sys
 from typing import NoReturn
 
 import click
+import msgspec
 
 from mingled import __version__, client
-from mingled.cli import child, shell, torchrun
+from mingled.cli import child, shell
 from mingled.cli.display import Display
-from mingled.cli.forms import Flags, Wish, wish
+from mingled.cli.forms import RESTARTS_MAX, STOP_GRACE, Flags, OnLost, reaction, wish
+from mingled.core import local
+from mingled.core.codec import encode
+from mingled.core.config import Config
 from mingled.errors import BadInput, MingleError
 from mingled.frameworks.environment import TUNING, check_interfaces, environment
-from mingled.wording import clean, released_line
+from mingled.wording import clean, split_warning
 
 _EXITS = """\b
 Exit codes:
@@ -31,6 +35,7 @@ Exit codes:
   85       the socket or the job belongs to another user
   86       the outcome cannot be known
   87       the wait was ended: mingle leave, or a newer join
+  88       CMD was stopped, since a member was lost (--on-lost)
   126/127  CMD cannot be run / is not there
   130/143  Ctrl-C / SIGTERM while waiting; 128+n: CMD was killed by signal n
   else     CMD's own
@@ -64,6 +69,35 @@ Exit codes:
     metavar="TIME",
     help="How long to wait, as in 90s, 10m, 1h30m, or none.",
 )
+@click.option(
+    "--last-call",
+    metavar="TIME",
+    help="With MIN:MAX nodes: from MIN on, wait until nobody new came for so long.  "
+    "[default: the daemon's, 3s]",
+)
+@click.option("--no-wait", is_flag=True, help="Refuse, where a round of the job runs already.")
+@click.option("--any-user", is_flag=True, help="Let other users' participants into the job.")
+@click.option(
+    "--on-lost",
+    type=click.Choice(["warn", "stop", "restart", "ignore"]),
+    default="warn",
+    show_default=True,
+    help="When another member is lost while CMD runs: say so; or stop CMD; or stop it, join again "
+    "and start it anew, as also when CMD fails; or nothing. CMD's own exit 0 ends the job.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help=f"How often --on-lost restart starts CMD again.  [default: {RESTARTS_MAX}]",
+)
+@click.option(
+    "--stop-grace",
+    default=STOP_GRACE,
+    show_default=True,
+    metavar="TIME",
+    help="For CMD, from the SIGTERM of --on-lost to SIGKILL. torchrun gives its workers 30 s.",
+)
 @click.option("--exec", "exec_", is_flag=True, help="Become CMD instead of staying as its parent.")
 @click.option(
     "--format",
@@ -84,6 +118,12 @@ def command(
     world_size: int | None,
     rank: int | None,
     timeout: str,
+    last_call: str | None,
+    no_wait: bool,
+    any_user: bool,
+    on_lost: OnLost,
+    max_restarts: int | None,
+    stop_grace: str,
     exec_: bool,
     format_: str,
     adopt: str | None,
@@ -100,25 +140,44 @@ def command(
     if adopt is not None:
         _adopt(adopt, cmd)
         return
-    flags = Flags(job, nnodes, node_rank, nproc_per_node, world_size, rank, timeout)
     if exec_ and not cmd:
         raise BadInput(f"job {job}: --exec without CMD; add -- CMD, or delete --exec")
+    shape = (job, nnodes, node_rank, nproc_per_node, world_size, rank)
+    flags = Flags(*shape, timeout, last_call, not no_wait, any_user, stop_grace)
+    react = reaction(job, on_lost, max_restarts, cmd=bool(cmd), exec_=exec_)
     wanted = wish(flags, cmd, os.environ, adopt=not cmd)
     path = child.look_up(cmd[0], wanted.join.job) if cmd else ""
     _check_interfaces()
-    display = Display(wanted.join.job, wanted.join.form)
+    join = wanted.join
+    display = Display(join.job, join.form)
+    warning = split_warning(join.job, join.size_min, join.size_max)
+    if warning is not None:
+        display.told(local.Notice(kind="warning", sentence=warning))
+
+    def joined(failed: str) -> client.Lease:
+        try:
+            return client.join(msgspec.structs.replace(join, lost=failed), display.told)
+        finally:
+            display.close()
+
     try:
-        lease = client.join(wanted.join, display.told)
+        lease = joined("")
+        if not cmd:
+            _print(lease, format_, display)
+            return
+        from mingled.cli import supervise
+
+        if exec_:
+            argv, env = supervise.prepared(lease, wanted, cmd, display)
+            child.replace(path, argv, env, join.job)
+        supervisor = supervise.Supervisor(
+            wanted, path, cmd, reaction=react, display=display, joined=joined
+        )
+        raise SystemExit(supervisor.run(lease))
     except KeyboardInterrupt:
-        raise _Ended(signal.SIGINT, wanted.join.job) from None
+        raise _Ended(signal.SIGINT, join.job) from None
     except _Ended as end:
-        raise _Ended(end.args[0], wanted.join.job) from None
-    finally:
-        display.close()
-    if cmd:
-        _run(lease, wanted, path, cmd, display, exec_)
-    else:
-        _print(lease, format_, display)
+        raise _Ended(end.args[0], join.job) from None
 
 
 def _adopt(token: str, words: tuple[str, ...]) -> None:
@@ -136,48 +195,21 @@ def _check_interfaces() -> None:
         check_interfaces(os.environ, interface_names())
 
 
-def _say(lease: client.Lease, display: Display, replaced: list[tuple[str, str, str]]) -> None:
-    display.line(released_line(lease.config, lease.found_s, lease.waited_s))
-    for name, old, new in replaced:
-        display.line(f"{name}={old} in the environment is replaced by {new}")
+class _Printed(msgspec.Struct, frozen=True):
+    """With `--format json`."""
 
-
-def _run(
-    lease: client.Lease,
-    wanted: Wish,
-    path: str,
-    cmd: tuple[str, ...],
-    display: Display,
-    exec_: bool,
-) -> None:
-    changes = environment(lease.config, present=os.environ)
-    _say(lease, display, changes.replaced)
-    argv = list(cmd)
-    if wanted.line is not None and wanted.line.direct:
-        argv = torchrun.rewrite(wanted.line, lease.config)
-        display.line("runs " + " ".join(argv))
-    env = changes.merged(os.environ)
-    job = lease.config.job
-    if exec_:
-        child.replace(path, argv, env, job)
-    try:
-        status = child.run(path, argv, env, job=job, connection=lease.connection, told=display.told)
-    except MingleError:
-        lease.leave(lost=True, reason="CMD could not be run")
-        raise
-    code = child.exit_code(status)
-    lease.leave(lost=code != 0, reason=child.describe(status))
-    raise SystemExit(code)
+    config: Config
+    adopt: str  #: the token
 
 
 def _print(lease: client.Lease, format_: str, display: Display) -> None:
     changes = environment(lease.config, present=os.environ)
-    _say(lease, display, changes.replaced)
+    display.released(lease.config, lease.found_s, lease.waited_s)
+    for name, old, new in changes.replaced:
+        display.line(f"{name}={old} in the environment is replaced by {new}")
     token = f"{lease.connection.path}#{lease.token}"
     if format_ == "json":
-        import msgspec
-
-        text = msgspec.json.encode({"config": lease.config, "adopt": token}).decode() + "\n"
+        text = encode(_Printed(config=lease.config, adopt=token)).decode()
     else:
         adopt = [os.path.abspath(sys.argv[0])]
         if os.path.basename(adopt[0]) != "mingle-wait":  # mingle wait, or a module

@@ -34,6 +34,14 @@ class Describe(Action, frozen=True, kw_only=True):
     jobs: tuple[Job, ...]
 
 
+class Seated(Action, frozen=True, kw_only=True):
+    """The process behind `request`, which asked to be re-attached, holds this participant's lease,
+    and its connection is the participant's from now on."""
+
+    participant: ParticipantId
+    request: int
+
+
 class Rehold(Action, frozen=True, kw_only=True):
     """The process behind `request`, opened for AdoptAsked, is the participant's holder now."""
 
@@ -116,9 +124,11 @@ class FreePort(Action, frozen=True, kw_only=True):
 
 
 class ProvePath(Action, frozen=True, kw_only=True):
-    """Connect there and read the nonce. Answered by PathProven or PathRefuted."""
+    """Connect there and read `word`; empty: the connection is proof enough. Answered by PathProven
+    or PathRefuted."""
 
     job: JobId
     proof: Nonce
     address: str
     port: int
+    word: str

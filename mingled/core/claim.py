@@ -11,12 +11,13 @@ from mingled.core.codec import check_version
 from mingled.core.contest import Contests
 from mingled.core.events import Address
 from mingled.core.messages import NAMES_SHOWN_MAX, Advert, Entry, Join, NodeCard, Seen
+from mingled.core.plain import Plain
 from mingled.core.roster import Present, missing_ranks
 from mingled.core.seal import Seal
-from mingled.core.seat import Seat, rank_conflict, shape_conflict
+from mingled.core.seat import Seat, owner_conflict, rank_conflict, shape_conflict
 from mingled.core.table import State
-from mingled.core.words import Form, NodeId, Nonce, ParticipantId
-from mingled.errors import Refused, VersionSkew
+from mingled.core.words import Form, NodeId, Nonce, ParticipantId, Standing
+from mingled.errors import NotPermitted, Refused, VersionSkew
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
@@ -33,22 +34,28 @@ class Session(msgspec.Struct, kw_only=True):
     card: NodeCard
     entries: tuple[Entry, ...]
     plain: tuple[Entry, ...] = ()  #: admitted in the plain form, and still there
-    heard_at: float
+
+    @property
+    def there(self) -> str:
+        """For sentences."""
+        return f"{self.card.host} ({self.remote_address})"
 
 
 class Claim:
     """A claim to lead one job, from its advert to its withdrawal, over any number of rounds."""
 
-    def __init__(self, job: Job, now: float) -> None:
+    def __init__(self, job: Job, now: float, inherits: Nonce | None = None) -> None:
+        """`inherits`: the claim whose rank 0 lives on here although its daemon ended."""
         self.job = job
         self.ctx = job.ctx
         self.nonce: Nonce = self.ctx.stream.nonce()
+        self.lineage = frozenset({self.nonce} if inherits is None else {self.nonce, inherits})
         self.sessions: dict[int, Session] = {}
         self.arrivals: dict[ParticipantId, int] = {}
         self.released: set[ParticipantId] = set()
-        self.seal = Seal(self, now)
+        self.seal = Seal(self)
+        self.plain = Plain(self, now)
         self.contests = Contests(self)
-        self.ping_at = now + self.ctx.settings.heartbeat_every_s
         self.advertise()
 
     # ------------------------------------------------------------ the advert
@@ -72,9 +79,29 @@ class Claim:
     # ------------------------------------------------------------ who is here
 
     def leader_seat(self) -> Seat | None:
-        """The waiting seat that gets rank 0: the one that asked for it, else the first that can."""
+        """The waiting seat that gets rank 0: the one that asked for it, else one that was in the
+        last round, else the first that can."""
         seats = [s for s in self.job.waiting() if s.can_lead]
-        return min(seats, key=lambda s: s.join.rank is None, default=None)
+        return min(seats, key=lambda s: (s.join.rank is None, s.before is None), default=None)
+
+    def holds(self) -> bool:
+        """Rank 0 of a round that this claim sealed, or took over, is still here."""
+        return any(
+            s.config is not None and s.config.claim in self.lineage and s.config.rank == 0
+            for s in self.job.seats.values()
+        )
+
+    def sealed(self) -> bool:
+        """A round of this claim runs, or in the plain form rank 0 is released."""
+        runs = any(h.live and h.claim in self.lineage for h in self.job.rounds.helds)
+        return runs or self.plain.port is not None
+
+    def standing(self) -> Standing:
+        if any(s.join.rank == 0 for s in self.job.seats.values()):
+            return Standing.EXPLICIT
+        seat = self.leader_seat()
+        known = self.sealed() or (seat is not None and seat.before is not None)
+        return Standing.INCUMBENT if known else Standing.NEWCOMER
 
     def entry(self) -> Entry | None:
         """What newcomers must agree with."""
@@ -90,20 +117,30 @@ class Claim:
                 host=self.ctx.host,
                 address="",
                 order=self._arrival(seat.participant),
+                before=seat.before,
             )
             for seat in self.job.waiting()
         ]
         for session in self.sessions.values():
-            found += [
-                Present(
-                    entry=entry,
-                    node=session.card.node,
-                    host=session.card.host,
-                    address=session.remote_address,
-                    order=self._arrival(entry.participant),
+            taken: set[int] = set()
+            for entry in session.entries:
+                before = entry.before
+                if before is None:
+                    before = self.ctx.former.at(
+                        self.job.job, entry.form, session.remote_address, taken
+                    )
+                if before is not None:
+                    taken.add(before)
+                found.append(
+                    Present(
+                        entry=entry,
+                        node=session.card.node,
+                        host=session.card.host,
+                        address=session.remote_address,
+                        order=self._arrival(entry.participant),
+                        before=before,
+                    )
                 )
-                for entry in session.entries
-            ]
         return sorted(found, key=lambda p: p.order)
 
     def _arrival(self, participant: ParticipantId) -> int:
@@ -113,16 +150,20 @@ class Claim:
         present = self.present()
         entry = self.entry()
         low, high = (entry.size_min, entry.size_max) if entry else (0, 0)
-        running = next((h for h in reversed(self.job.rounds.helds) if h.live and h.members), None)
+        newest = self.job.rounds.newest
+        running = newest if newest is not None and newest.whole else None
         return messages.Progress(
             claim=self.nonce,
             here=len(present),
             size_min=low,
             size_max=high,
-            present=tuple(Seen(host=p.host, rank=p.entry.rank) for p in present[:NAMES_SHOWN_MAX]),
+            present=tuple(
+                Seen(host=p.host, rank=p.entry.rank, user=p.entry.user, address=p.address)
+                for p in present[:NAMES_SHOWN_MAX]
+            ),
             missing=missing_ranks(present, low)[:NAMES_SHOWN_MAX],
             running=running.running(now) if running else None,
-            note=self.job.note_text,
+            note=self.job.note_text or self.seal.last_call.note(now),
         )
 
     def send_progress(self, now: float) -> None:
@@ -150,8 +191,7 @@ class Claim:
         for old in [
             s for s in self.sessions.values() if s.card.node == join.node.node and s.link != link
         ]:
-            self.ctx.do(actions.CloseLink(link=old.link))
-            self.job.link_lost(old.link, "it came back over a new link", now)
+            self.job.links.give_up(old.link, "it came back over a new link", now)
         known = self.sessions.get(link)
         session = Session(
             link=link,
@@ -159,43 +199,67 @@ class Claim:
             remote_address=remote,
             card=join.node,
             entries=(),
-            heard_at=now,
         )
         self.sessions[link] = session
+        addresses = (remote, *(a for a in join.node.addresses if a != remote))
+        self.job.watches.add(
+            link, join.node.node, addresses, join.node.port, self.nonce, pings=True, now=now
+        )
         self.job.found(now)
         self.ctx.send(
             link,
-            messages.Welcome(claim=self.nonce, node=self.ctx.card(), seen_address=remote),
+            messages.Welcome(
+                claim=self.nonce,
+                node=self.ctx.card(),
+                seen_address=remote,
+                standing=self.standing(),
+            ),
         )
         session.plain = tuple(e for e in join.entries if e.participant in self.released)
         before = known.entries if known else ()
         for entry in join.entries:
             # One at a time, so that each is compared with those before it.
-            if entry.participant not in self.released and self._admit(session, entry):
+            if entry.participant not in self.released and self._admit(session, entry, now):
                 session.entries = (*session.entries, entry)
         if join.prepared is not None:
             self.seal.asked_for_outcome(session, join.prepared, now)
         self.seal.entries_changed(session, now)
         if session.entries != before:
             self.job.progressed(now)
-        self._admit_plain(session)
-        self.seal.consider(now)
+        self.plain.admit(session)
+        self.consider(now)
 
-    def _admit(self, session: Session, entry: Entry) -> bool:
-        there = f"{session.card.host} ({session.remote_address})"
+    def consider(self, now: float) -> None:
+        """Somebody came, or time went on: is it time to release anybody?"""
+        if self.job.state is not State.LEADING:
+            return
+        seat = self.leader_seat()
+        if self.plain.port is not None or (seat is not None and seat.join.form is Form.PLAIN):
+            self.plain.consider(now)
+        elif seat is not None:
+            self.seal.consider(seat, now)
+
+    def _admit(self, session: Session, entry: Entry, now: float) -> bool:
+        there, code = session.there, Refused.code
         mine, sentence = self.entry(), None
         if entry.rank == 0:
-            sentence = f"{there} follows, yet asks for rank 0, the leader's: {self._here()}"
+            sentence = f"{there} follows, yet asks for rank 0, the leader's: {self.here()}"
         elif mine is not None:
-            sentence = shape_conflict(mine, entry, here=self._here(), there=there)
+            sentence = owner_conflict(mine, entry, here=self.here(), there=there)
+            if sentence is not None:
+                code = NotPermitted.code
+            else:
+                sentence = shape_conflict(mine, entry, here=self.here(), there=there)
         sentence = sentence or self.conflict(entry, there, session.card.node)
+        if sentence is None and not entry.wait:
+            sentence = self.job.rounds.runs(now)
         if sentence is None:
             return True
         self.ctx.send(
             session.link,
             messages.Refuse(
                 claim=self.nonce,
-                code=Refused.code,
+                code=code,
                 sentence=f"job {self.job.job}: {sentence}",
                 participants=(entry.participant,),
             ),
@@ -205,7 +269,7 @@ class Claim:
     def conflict(self, entry: Entry, there: str, node: NodeId) -> str | None:
         """Why this one cannot be in a round with those who are present, naming both sides."""
         for other in self.present():
-            here = f"{other.host} ({other.address})" if other.address else self._here()
+            here = f"{other.host} ({other.address})" if other.address else self.here()
             if other.entry.participant == entry.participant:
                 return f"one participant is stated twice, by {here} and by {there}"
             sentence = shape_conflict(other.entry, entry, here=here, there=there)
@@ -216,11 +280,11 @@ class Claim:
         for session in self.sessions.values():
             # A node settles itself which of its own processes holds a rank.
             if session.card.node != node and entry.rank in [e.rank for e in session.plain]:
-                here = f"{session.card.host} ({session.remote_address})"
-                return rank_conflict(entry.rank or 0, here=here, there=there)
+                return rank_conflict(entry.rank or 0, here=session.there, there=there)
         return None
 
-    def _here(self) -> str:
+    def here(self) -> str:
+        """This node, for sentences."""
         addresses = self.ctx.addresses
         return f"{self.ctx.host} ({addresses[0].address})" if addresses else self.ctx.host
 
@@ -228,22 +292,6 @@ class Claim:
         self.ctx.send(link, messages.Refuse(claim=self.nonce, code=code, sentence=sentence))
         if close:
             self.ctx.do(actions.CloseLink(link=link))
-
-    def _admit_plain(self, session: Session) -> None:
-        """Plain form: whoever has joined a released rank 0 is released by its port."""
-        port = self.seal.open_port
-        if port is None:
-            return
-        plain = [e for e in session.entries if e.form is Form.PLAIN]
-        if plain:
-            self.released.update(e.participant for e in plain)
-            session.plain += tuple(plain)
-            session.entries = tuple(e for e in session.entries if e.form is not Form.PLAIN)
-            self.ctx.send(session.link, messages.Admit(claim=self.nonce, master_port=port))
-
-    def admit_plain_all(self) -> None:
-        for session in self.sessions.values():
-            self._admit_plain(session)
 
     def drop(self, link: int, reason: str, now: float) -> None:
         """A follower's link is gone."""
@@ -255,7 +303,6 @@ class Claim:
             self.job.progressed(now)
 
     def received(self, session: Session, message: messages.Message, now: float) -> None:
-        session.heard_at = now
         match message:
             case Join():
                 same = message.node.node == session.card.node  # a link speaks for one node
@@ -269,30 +316,20 @@ class Claim:
                 if message.advert.claim != self.nonce and self.ctx.book.add(message.advert):
                     self.job.advert_heard(message.advert, now)
             case messages.Ping():
-                self.ctx.send(session.link, messages.Pong(claim=self.nonce))
+                self.ctx.send(session.link, messages.Pong(claim=self.nonce, node=self.ctx.node))
             case _:
                 pass  # Pong, or nothing that a follower says to its leader
 
     # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
-        if now >= self.ping_at:
-            self.ping_at = now + self.ctx.settings.heartbeat_every_s
-            silence_s = self.ctx.settings.silence_max_s
-            for session in list(self.sessions.values()):
-                if now - session.heard_at >= silence_s:
-                    self.ctx.do(actions.CloseLink(link=session.link))
-                    self.job.link_lost(session.link, f"silent for {silence_s:g} s", now)
-                else:
-                    self.ctx.send(session.link, messages.Ping(claim=self.nonce))
-        self.seal.tick(now)
+        if not self.seal.tick(now):
+            self.consider(now)
         if self.job.state is State.LEADING and self.job.claim is self:
             self.contests.tick(now)
 
     def deadline(self) -> float | None:
-        times = [self.seal.deadline()]
-        if self.sessions:
-            times.append(self.ping_at)
+        times = [self.seal.deadline(), self.plain.deadline()]
         if self.job.state is State.LEADING:
             times.append(self.contests.deadline())
         return min((t for t in times if t is not None), default=None)
@@ -304,7 +341,7 @@ class Claim:
         round still needs them."""
         self.withdraw()
         self.contests.close()
-        self.seal.close()
+        self.plain.close()
         for session in self.sessions.values():
             self.ctx.send(session.link, messages.Dismiss(claim=self.nonce, reason=reason))
 
@@ -312,7 +349,7 @@ class Claim:
         """A rival leads; everybody here goes there."""
         self.withdraw()
         self.contests.close()
-        self.seal.close()
+        self.plain.close()
         for session in self.sessions.values():
             self.ctx.send(
                 session.link, messages.Redirect(claim=self.nonce, advert=advert, host=host)

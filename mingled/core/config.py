@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mingled.core.words import Form
+from mingled.core.words import Form, Nonce
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     form: Form
     round: int  #: 1 for the first round that this claim sealed
-    claim: str  #: the leader's claim nonce
+    claim: Nonce  #: the leader's claim nonce
     rank: int  #: this participant's place: node rank (launcher), rank (process), as given (plain)
     master_addr: str  #: literal IP of the node of rank 0, reached by this node
     master_port: int
@@ -47,3 +47,4 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     local_world_size: int  #: processes on this node
     members: tuple[Member, ...]  #: by rank
     leader_host: str
+    leader_link: tuple[str, int] | None = None  #: address and port of rank 0's daemon, as reached

@@ -1,6 +1,7 @@
 """Two leaders of one job. They meet over a link of their own, compare, and one yields.
 
-A running round beats none, an explicit rank 0 beats an elected one, then the smaller nonce wins.
+A running round beats none; an explicit rank 0 beats an elected one, and a member of the job's last
+round a newcomer; then the smaller nonce wins.
 Nobody yields to an advert: only to a rival that answered, and never between PREPARE and its
 outcome, nor once sealed.
 """
@@ -33,8 +34,8 @@ def loses(mine: Contest, theirs: Contest) -> bool:
     """Does `mine` yield to `theirs`? Both sides compute it from the same two messages."""
     if mine.sealed or mine.busy or theirs.busy:
         return False
-    if (mine.sealed, mine.explicit) != (theirs.sealed, theirs.explicit):
-        return (mine.sealed, mine.explicit) < (theirs.sealed, theirs.explicit)
+    if (mine.sealed, mine.standing) != (theirs.sealed, theirs.standing):
+        return (mine.sealed, mine.standing) < (theirs.sealed, theirs.standing)
     return mine.claim > theirs.claim
 
 
@@ -108,9 +109,8 @@ class Contests:
             job=job.job,
             node=self._ctx.card(),
             user=user,
-            explicit=any(s.join.rank == 0 for s in job.seats.values()),
-            sealed=any(h.live and h.claim == claim.nonce for h in job.rounds.helds)
-            or claim.seal.open_port is not None,
+            standing=claim.standing(),
+            sealed=claim.sealed(),
             busy=job.state is State.PREPARING,
         )
 
@@ -149,7 +149,8 @@ class Contests:
             if rival.next_at is None or now < rival.next_at:
                 continue
             if rival.link is None:
-                rival.link = self._ctx.open(rival.advert)
+                advert = rival.advert
+                rival.link = self._ctx.open(advert.label, advert.addresses, advert.port)
                 rival.next_at = None  # LinkOpened or LinkFailed comes for certain
             else:
                 self._ctx.do(actions.CloseLink(link=rival.link))

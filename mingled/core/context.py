@@ -5,10 +5,11 @@ from __future__ import annotations
 from mingled.core import actions
 from mingled.core.adverts import AdvertBook
 from mingled.core.events import Address
-from mingled.core.messages import ADDRESSES_MAX, Advert, Message, NodeCard
+from mingled.core.former import Former
+from mingled.core.messages import ADDRESSES_MAX, Message, NodeCard
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
-from mingled.core.words import JobId, NodeId
+from mingled.core.words import JobId, Label, NodeId
 
 
 class Context:
@@ -22,6 +23,7 @@ class Context:
         node: NodeId,
         host: str,
         link_port: int,
+        ring_port: int,
         addresses: tuple[Address, ...],
         cluster_key: bytes = b"",
         key_id: str,
@@ -31,10 +33,12 @@ class Context:
         self.node = node
         self.host = host
         self.link_port = link_port
+        self.ring_port = ring_port
         self.addresses = addresses
         self.cluster_key = cluster_key
         self.key_id = key_id
         self.book = AdvertBook(settings)
+        self.former = Former(settings.former_max)
         self.out: list[actions.Action] = []
         self.ports: dict[int, JobId] = {}  #: master ports in use by jobs led here
         self._links = -1
@@ -50,14 +54,10 @@ class Context:
     def send(self, link: int, message: Message) -> None:
         self.out.append(actions.SendFrame(link=link, message=message))
 
-    def open(self, advert: Advert) -> int:
-        """Ask for a link to the claim's daemon; its number."""
+    def open(self, label: Label, addresses: tuple[str, ...], port: int) -> int:
+        """Ask for a link to a daemon; its number."""
         link = self.next_link()
-        self.do(
-            actions.OpenLink(
-                link=link, label=advert.label, addresses=advert.addresses, port=advert.port
-            )
-        )
+        self.do(actions.OpenLink(link=link, label=label, addresses=addresses, port=port))
         return link
 
     def candidates(self) -> tuple[str, ...]:
@@ -69,6 +69,7 @@ class Context:
             node=self.node,
             host=self.host,
             port=self.link_port,
+            ring_port=self.ring_port,
             addresses=self.candidates(),
         )
 

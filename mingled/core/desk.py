@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mingled.core import actions, local
-from mingled.core.events import AdoptAsked, Holder, JoinAsked
-from mingled.core.seat import Seat, rank_conflict, shape_conflict, tell_failed
-from mingled.core.table import BETWEEN, OUTCOME_OPEN, Trigger
+from mingled.core.events import AdoptAsked, Holder, JoinAsked, ReattachAsked
+from mingled.core.seat import Seat, failed_by, rank_conflict, shape_conflict, tell_failed
+from mingled.core.table import BETWEEN, OUTCOME_OPEN, State, Trigger
 from mingled.core.words import Form, ParticipantId
 from mingled.errors import (
     Cancelled,
@@ -38,29 +38,73 @@ class Desk:
 
     def join(self, event: JoinAsked, now: float) -> None:
         """A new local participant, or a refusal that says who is in its way."""
-        self._replace(event.holder, event.participant, now)
+        self._replace(event.holder, event.participant, event.join.lost, now)
         settings = self._ctx.settings
         seat = Seat(event.participant, event.join, event.holder, now, settings.hint_after_s)
-        obstacle = self._obstacle(seat)
+        seat.before = self._before(seat)
+        obstacle = self._obstacle(seat, now)
         if obstacle is not None:
             self._ctx.do(tell_failed(seat.participant, obstacle))
             self._ctx.do(actions.Release(participant=seat.participant))
+            self._job.rounds.prune(now)
+            self._job.settle(now)
             return
         self._warn_twice(seat)
         self._job.seats[seat.participant] = seat
+        self._job.rounds.prune(now)
         self._job.settle(now)
         if self._job.pursuit is not None:
             self._job.pursuit.entries_changed()
         self._job.progressed(now)
 
-    def _obstacle(self, seat: Seat) -> MingleError | None:
-        entry, where = seat.entry(), f"{self._name} on {self._ctx.host}"
+    def _before(self, seat: Seat) -> int | None:
+        taken = set()
+        for other in self._job.seats.values():
+            rank = other.before if other.config is None else other.config.rank
+            if rank is not None:
+                taken.add(rank)
+        former = self._ctx.former
+        return former.own(self._job.job, seat.join.form, seat.holder.identity, taken)
+
+    def reattach(self, event: ReattachAsked, now: float) -> None:
+        """A participant that was released by a daemon which is gone: watch it, and its round."""
+        seat = Seat(event.participant, event.join, event.holder, now, 0.0)
+        error = self._foreign(seat)
+        if error is not None:
+            self._ctx.do(actions.Answer(request=event.request, message=failed_by(error)))
+            return
+        self._ctx.do(actions.Seated(participant=seat.participant, request=event.request))
+        self._ctx.do(actions.Answer(request=event.request, message=local.Done(count=1)))
+        known = self._job.seats.get(seat.participant)
+        if known is not None:  # only its connection was gone
+            known.connected, known.holder = True, event.holder
+            return
+        seat.config = event.config
+        seat.deadline = seat.hint_at = None
+        self._job.seats[seat.participant] = seat
+        self._job.rounds.take_up(event.config, seat.participant, now)
+        if event.config.rank == 0 and self._job.state is State.IDLE:
+            port = event.config.master_port if event.config.form is Form.PLAIN else None
+            self._job.start_claim(now, inherits=event.config.claim, plain_port=port)
+
+    def _foreign(self, seat: Seat) -> MingleError | None:
+        """One owner per job per node."""
         for other in self._job.seats.values():
             if other.holder.uid != seat.holder.uid:
                 return NotPermitted(
-                    f"{where} belongs to {other.holder.user}, you are {seat.holder.user}; "
-                    "choose another job ID"
+                    f"{self._name} on {self._ctx.host} belongs to {other.holder.user}, you are "
+                    f"{seat.holder.user}; choose another job ID"
                 )
+        return None
+
+    def _obstacle(self, seat: Seat, now: float) -> MingleError | None:
+        entry, where = seat.entry(), f"{self._name} on {self._ctx.host}"
+        foreign = self._foreign(seat)
+        if foreign is not None:
+            return foreign
+        sentence = None if seat.join.wait else self._job.rounds.runs(now)
+        if sentence is not None:
+            return Refused(f"{where}: {sentence}")
         for other in self._job.waiting():
             sentence = shape_conflict(other.entry(), entry, here=other.who(), there=seat.who())
             if sentence is None and entry.rank is not None and other.join.rank == entry.rank:
@@ -93,23 +137,25 @@ class Desk:
     def _twice(one: Seat, other: Seat) -> str:
         return rank_conflict(other.join.rank or 0, here=one.who(), there=other.who())
 
-    def _replace(self, holder: Holder, newer: ParticipantId, now: float) -> None:
+    def _replace(self, holder: Holder, newer: ParticipantId, lost: str, now: float) -> None:
         """One process holds one seat of a job: a notebook cell that runs twice takes its own
-        place."""
+        place, and so does a shell that evaluates the printed text twice, which is above the process
+        that joins. `lost`: what ended the run before, if that failed."""
         for seat in list(self._job.seats.values()):
-            if seat.holder.identity == holder.identity and seat.participant != newer:
-                if seat.ending is not None:
-                    continue
-                if seat.waiting:
-                    sentence = f"{self._name}: a newer join of the same process took this place"
-                    self._ctx.do(tell_failed(seat.participant, Cancelled(sentence)))
-                else:
+            shell = seat.join.adopt and seat.holder.identity in holder.ancestors
+            same = shell or seat.holder.identity == holder.identity
+            if same and seat.participant != newer and seat.ending is None:
+                sentence = f"{self._name}: a newer join of the same process took this place"
+                self._ctx.do(tell_failed(seat.participant, Cancelled(sentence)))
+                held = self._job.rounds.newest
+                if not seat.waiting and (held is None or held.whole):
                     notice = local.Notice(
                         kind="warning",
                         sentence=f"{self._name}: this replaces the earlier join of {seat.who()}",
                     )
                     self._ctx.do(actions.Tell(participant=newer, message=notice))
-                self._job.end_seat(seat, left=True, reason="replaced by a newer join", now=now)
+                reason = lost or "replaced by a newer join"
+                self._job.end_seat(seat, left=not lost, reason=reason, now=now, again=True)
 
     def _warn_twice(self, seat: Seat) -> None:
         if seat.join.form is not Form.LAUNCHER:
@@ -154,9 +200,9 @@ class Desk:
             if uid in (0, s.holder.uid) and only in (None, s.participant) and s.ending is None
         ]
         for seat in mine:
-            if seat.waiting:
-                error = Cancelled(f"{self._name}: left on {self._ctx.host} before it started")
-                self._ctx.do(tell_failed(seat.participant, error))
+            when = "before it started" if seat.waiting else "while it ran"
+            error = Cancelled(f"{self._name}: left on {self._ctx.host} {when} (mingle leave)")
+            self._ctx.do(tell_failed(seat.participant, error))
             self._job.end_seat(seat, left=not lost, reason=reason or "leave", now=now)
         return len(mine)
 
@@ -173,7 +219,7 @@ class Desk:
         seat.token = seat.adopt_by = None
         seat.holder = event.holder
         self._ctx.do(actions.Rehold(participant=seat.participant, request=event.request))
-        self._replace(event.holder, seat.participant, now)
+        self._replace(event.holder, seat.participant, "", now)
         twin = self._plain_twin(seat)
         if twin is not None:
             sentence = f"{self._name} on {self._ctx.host}: {self._twice(twin, seat)}"
@@ -207,5 +253,5 @@ class Desk:
             self._job.end_seat(seat, left=False, reason=why, now=now)
         if self._job.claim is not None:
             self._job.claim.end(why)
-            self._job.drop_claim()
+            self._job.drop_claim(now)
             self._job.to(Trigger.REST)

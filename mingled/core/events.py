@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mingled.core.config import Config
 from mingled.core.local import Join
 from mingled.core.messages import Advert, Message
 from mingled.core.words import JobId, Label, Nonce, ParticipantId
@@ -31,6 +32,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     user: str
     watched: bool  #: a pidfd is held, so that its end is seen; else its connection is the lease
+    ancestors: tuple[str, ...] = ()  #: identities of the processes above it, nearest first
 
 
 # ---------------------------------------------------------------- from the control socket
@@ -53,6 +55,30 @@ class HolderEnded(Event, frozen=True, kw_only=True):
 
     participant: ParticipantId
     status: int | None
+
+
+class ReattachAsked(Event, frozen=True, kw_only=True):
+    """A released participant of a daemon that is gone."""
+
+    request: int
+    participant: ParticipantId
+    join: Join
+    config: Config
+    holder: Holder
+
+
+class StoreOpened(Event, frozen=True, kw_only=True):
+    """Rank 0's client has opened its store."""
+
+    participant: ParticipantId
+    proof: Nonce
+    port: int
+
+
+class StoreFailed(Event, frozen=True, kw_only=True):
+    participant: ParticipantId
+    proof: Nonce
+    reason: str
 
 
 class LeaveAsked(Event, frozen=True, kw_only=True):
@@ -109,10 +135,12 @@ class LinkOpened(Event, frozen=True, kw_only=True):
 
 
 class LinkFailed(Event, frozen=True, kw_only=True):
-    """... or does not: `reason` names each address tried and the system's reason."""
+    """... or does not: `reason` names each address tried and the system's reason. `answered`: the
+    host is there, it refused."""
 
     link: int
     reason: str
+    answered: bool
 
 
 class LinkAccepted(Event, frozen=True, kw_only=True):
@@ -127,10 +155,12 @@ class FrameReceived(Event, frozen=True, kw_only=True):
 
 
 class LinkClosed(Event, frozen=True, kw_only=True):
-    """By the other side, by the network, or by us for what it sent; not after CloseLink."""
+    """By the other side, by the network, or by us for what it sent; not after CloseLink.
+    `answered`: the other host closed or reset it, so that host is there."""
 
     link: int
     reason: str
+    answered: bool
 
 
 # ---------------------------------------------------------------- from the proof
@@ -153,16 +183,22 @@ class ProofFailed(Event, frozen=True, kw_only=True):
 
 
 class PathProven(Event, frozen=True, kw_only=True):
-    """This node reached rank 0's port and read the nonce there, from `local`."""
+    """This node reached that place, from `local`, and read there what it was to say."""
 
     job: JobId
     proof: Nonce
+    address: str
+    port: int
     local: Address
 
 
 class PathRefuted(Event, frozen=True, kw_only=True):
+    """`reason`: the operating system's, or what was found there instead; it names no address."""
+
     job: JobId
     proof: Nonce
+    address: str
+    port: int
     reason: str
 
 

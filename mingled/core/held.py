@@ -1,28 +1,28 @@
 """A sealed round that still runs: who of it is still there, told to whoever wants to know.
 
-The leader's daemon is the hub: every other daemon of the round keeps its link to it and reports
-the end of its own participants there; the hub tells all.
+The leader's daemon is the hub: every other daemon of the round keeps a link to it and reports the
+end of its own participants there; the hub tells all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from mingled.core import actions, local
+from mingled.core import actions, local, messages
 from mingled.core.config import Member
-from mingled.core.messages import NAMES_SHOWN_MAX, TEXT_CHARS_MAX, Ended, Gone, Running
+from mingled.core.messages import NAMES_SHOWN_MAX, TEXT_CHARS_MAX, Ended, Fate, Gone, Running
 from mingled.core.words import JobId, Nonce, ParticipantId
 
 if TYPE_CHECKING:
     from mingled.core.context import Context
     from mingled.core.seat import Seat
-
-Fate = Literal["running", "left", "lost", "unwatched"]
+    from mingled.core.watch import RoundKey
 
 
 class Held:
-    """One sealed round on one node. `hub` is the link to the leader's daemon, None there."""
+    """One sealed round on one node. Its roster never changes; what becomes of its members does."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class Held:
         members: tuple[Member, ...],
         *,
         master: tuple[str, int],
-        hub: int | None,
-        spokes: dict[int, str],
+        leads: bool,
+        links: Mapping[str, int],
         proof: Nonce | None,
         now: float,
     ) -> None:
@@ -42,35 +42,41 @@ class Held:
         self.job = job
         self.claim = claim
         self.round = round_
-        self.members = members
+        self.members = {m.rank: m for m in members}
         self.master = master
-        self.hub = hub
-        self.spokes = spokes  #: at the hub: link to each other daemon, and its node id
+        self.leads = leads  #: we are the hub
+        self.links = dict(links)  #: by node: at the hub every other one, elsewhere the hub alone
         self.proof = proof  #: at the hub: names the port reservation
         self.since = now
-        self.fates: dict[int, Fate] = dict.fromkeys((m.rank for m in members), "running")
+        self.broken_at: float | None = None  #: a member was lost, or one of ours joined again
+        self.fates: dict[int, Fate] = dict.fromkeys(self.members, "running")
+        self.home = {m.rank: m.node for m in members}  #: the node that speaks for it, by rank
         self._by_id = {m.participant: m for m in members}
 
-    def links(self) -> tuple[int, ...]:
-        return tuple(self.spokes) if self.hub is None else (self.hub, *self.spokes)
+    @property
+    def key(self) -> RoundKey:
+        return self.claim, self.round
 
-    def reattach(self, link: int, node: str) -> None:
-        """At the hub: a daemon is back over another link, and watches again."""
-        self.spokes[link] = node
-        for member in self.members:
-            if member.node == node and self.fates[member.rank] == "unwatched":
-                self.fates[member.rank] = "running"
+    @property
+    def hub(self) -> int | None:
+        """The link to the leader's daemon; None at the hub, and while there is none."""
+        return None if self.leads else self.links.get(self.home[0])
 
-    def member(self, participant: ParticipantId) -> Member | None:
+    def member(self, participant: str) -> Member | None:
         return self._by_id.get(participant)
 
     @property
     def live(self) -> bool:
         return any(fate == "running" for fate in self.fates.values())
 
+    @property
+    def whole(self) -> bool:
+        """It runs, and nothing has come between: whoever comes late waits for its end."""
+        return self.broken_at is None and self.fates[0] == "running"
+
     def running(self, now: float) -> Running:
         """For those who come late."""
-        here = [m.host for m in self.members if self.fates[m.rank] == "running"]
+        here = [m.host for m in self.members.values() if self.fates[m.rank] == "running"]
         return Running(
             round=self.round,
             since_s=now - self.since,
@@ -78,12 +84,40 @@ class Held:
             size=len(self.members),
         )
 
+    def needs(self, link: int) -> bool:
+        """Is there still anybody at its other end?"""
+        nodes = {node for node, of in self.links.items() if of == link}
+        return any(
+            self.home[rank] in nodes and fate in ("running", "unwatched")
+            for rank, fate in self.fates.items()
+        )
+
+    def survivors(self, waiting: Counter[str]) -> list[Member]:
+        """Members that may still join again. `waiting`: how many do already, by node."""
+        left = waiting.copy()
+        found = []
+        for rank, member in self.members.items():
+            if self.fates[rank] not in ("running", "unwatched"):
+                continue
+            if left[self.home[rank]] > 0:
+                left[self.home[rank]] -= 1
+            else:
+                found.append(member)
+        return found
+
+    # ------------------------------------------------------------ what becomes of its members
+
     def seat_ended(
-        self, participant: ParticipantId, left: bool, reason: str, seats: Iterable[Seat]
+        self,
+        participant: ParticipantId,
+        left: bool,
+        reason: str,
+        seats: Iterable[Seat],
+        now: float,
     ) -> None:
         """A local member is no more: tell the hub, or be it."""
         member = self.member(participant)
-        if member is None or self.fates[member.rank] != "running":
+        if member is None or self.fates[member.rank] in ("left", "lost"):
             return
         if self.hub is not None:
             self._ctx.send(
@@ -96,62 +130,126 @@ class Held:
                     reason=reason,
                 ),
             )
-        self._note(member, "left" if left else "lost", reason, seats)
+        self.note(member.rank, "left" if left else "lost", reason, seats, now)
 
-    def ended(self, link: int, message: Ended, seats: Iterable[Seat]) -> None:
+    def ended(self, link: int, message: Ended, seats: Iterable[Seat], now: float) -> None:
         """At the hub: another daemon reports one of its own participants. Its own only."""
         member = self.member(message.participant)
-        if member is not None and self.spokes.get(link) == member.node:
-            self._note(member, "left" if message.left else "lost", _cut(message.reason), seats)
+        if self.leads and member is not None and self.links.get(self.home[member.rank]) == link:
+            fate: Fate = "left" if message.left else "lost"
+            self.note(member.rank, fate, _cut(message.reason), seats, now)
 
-    def gone(self, message: Gone, seats: Iterable[Seat]) -> None:
+    def gone(self, message: Gone, seats: Iterable[Seat], now: float) -> None:
         """From the hub."""
-        if message.rank in self.fates:
-            member = self.members[message.rank]
-            self._note(member, "left" if message.left else "lost", _cut(message.reason), seats)
+        self.note(message.rank, message.how, _cut(message.reason), seats, now, message.ago_s)
 
-    def link_closed(self, link: int, reason: str, seats: Iterable[Seat]) -> None:
-        """A daemon of the round is gone. Its participants may well go on: unwatched, not lost."""
-        if link == self.hub:
-            self.hub = None
-            node = self.members[0].node
-        elif link in self.spokes:
-            node = self.spokes.pop(link)
-        else:
-            return
-        for member in self.members:
-            if member.node == node:
-                self._note(member, "unwatched", reason, seats)
+    def link_closed(
+        self, link: int, fate: Fate, reason: str, ago_s: float, seats: Iterable[Seat], now: float
+    ) -> None:
+        """The link to a daemon of the round is no more."""
+        for node, of in list(self.links.items()):
+            if of == link:
+                del self.links[node]
+                self.node_gone(node, fate, reason, ago_s, seats, now)
 
-    def _note(self, member: Member, fate: Fate, reason: str, seats: Iterable[Seat]) -> None:
-        known = self.fates[member.rank]
-        if known == fate or known in ("left", "lost") or fate == "running":
+    def node_gone(
+        self, node: str, fate: Fate, reason: str, ago_s: float, seats: Iterable[Seat], now: float
+    ) -> None:
+        """With its daemon a node's participants may well go on: unwatched; without its host not."""
+        for rank, home in self.home.items():
+            if home == node:
+                self.note(rank, fate, reason, seats, now, ago_s)
+
+    def note(
+        self,
+        rank: int,
+        fate: Fate,
+        reason: str,
+        seats: Iterable[Seat],
+        now: float,
+        ago_s: float = 0.0,
+    ) -> None:
+        """Once left or lost, always so."""
+        known = self.fates.get(rank)
+        if known is None or known == fate or known in ("left", "lost"):
             return
-        self.fates[member.rank] = fate
-        if fate != "unwatched":
+        self.fates[rank] = fate
+        if fate == "lost":
+            self.broken(now)
+        member = self.members[rank]
+        if self.leads:
             gone = Gone(
                 claim=self.claim,
                 round=self.round,
-                rank=member.rank,
-                left=fate == "left",
+                rank=rank,
+                how=fate,
                 reason=reason,
+                ago_s=ago_s,
             )
-            for link, node in self.spokes.items():
-                if node != member.node:
+            for node, link in self.links.items():
+                if node != self.home[rank]:
                     self._ctx.send(link, gone)
         word = local.Gone(
             job=self.job,
             round=self.round,
-            rank=member.rank,
+            rank=rank,
             host=member.host,
             address=member.address,
             how=fate,
             reason=reason,
+            ago_s=ago_s,
         )
         for seat in seats:
             mine = self.member(seat.participant)
             if mine is not None and mine is not member and seat.connected:
                 self._ctx.do(actions.Tell(participant=seat.participant, message=word))
+
+    def broken(self, now: float) -> None:
+        """It cannot end as it began: its survivors are expected to join again."""
+        if self.broken_at is None:
+            self.broken_at = now
+
+    # ------------------------------------------------------------ a daemon comes back
+
+    def attach(
+        self,
+        link: int,
+        node: str,
+        participants: Iterable[ParticipantId],
+        seats: Iterable[Seat],
+        now: float,
+    ) -> set[str]:
+        """At the hub: this daemon watches these members from now on. The nodes that it replaces."""
+        replaced = set()
+        self.links[node] = link
+        for participant in participants:
+            member = self.member(participant)
+            if member is not None and self.fates[member.rank] in ("running", "unwatched"):
+                replaced.add(self.home[member.rank])
+                self.home[member.rank] = node
+                self.note(member.rank, "running", "its daemon is back", seats, now)
+        return replaced - {node}
+
+    def attached(
+        self, link: int, node: str, message: messages.Attached, seats: Iterable[Seat], now: float
+    ) -> None:
+        """The hub has us again, and says what has happened meanwhile."""
+        old = self.home[0]
+        self.links.pop(old, None)
+        self.links[node] = link
+        for member in message.members:
+            if member.rank not in self.members:
+                self.members[member.rank] = member
+                self._by_id[member.participant] = member
+                self.fates[member.rank] = "running"
+                self.home[member.rank] = member.node
+        self.members = dict(sorted(self.members.items()))
+        for rank, home in self.home.items():
+            if home == old:
+                self.home[rank] = node
+        for member, fate in zip(message.members, message.fates, strict=False):
+            if self.home.get(member.rank) != self._ctx.node:
+                self.note(member.rank, fate, "said by rank 0's daemon", seats, now)
 
     def report(self, now: float) -> local.Round:
         return local.Round(
@@ -167,7 +265,7 @@ class Held:
                     nproc=m.nproc,
                     state=self.fates[m.rank],
                 )
-                for m in self.members
+                for m in self.members.values()
             ),
         )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from mingled.core import actions, local, messages
+from mingled.core import actions, local
 from mingled.core.claim import Claim
 from mingled.core.config import Config
 from mingled.core.context import Context
 from mingled.core.desk import Desk
-from mingled.core.events import Address
-from mingled.core.messages import Advert, Contest, Message
+from mingled.core.held import Held
+from mingled.core.links import Links
+from mingled.core.messages import Advert, Contest
 from mingled.core.pursuit import Pursuit
 from mingled.core.rounds import Rounds
 from mingled.core.search import Search
@@ -19,7 +20,8 @@ from mingled.core.seat import Seat, tell_failed
 from mingled.core.secrets import label_of
 from mingled.core.table import BETWEEN, OUTCOME_OPEN, State, Trigger, step
 from mingled.core.views import Views
-from mingled.core.words import JobId, Nonce, ParticipantId
+from mingled.core.watch import Watches
+from mingled.core.words import Form, JobId, Nonce, ParticipantId
 from mingled.errors import Conflict, Indeterminate
 
 
@@ -36,6 +38,8 @@ class Job:
         self.claim: Claim | None = None
         self.pursuit: Pursuit | None = None
         self.rounds = Rounds(self)
+        self.watches = Watches(self)
+        self.links = Links(self)
         self.desk = Desk(self)
         self.search = Search(self)
         self.views = Views(self)
@@ -71,8 +75,11 @@ class Job:
 
     # ------------------------------------------------------------ seats go
 
-    def end_seat(self, seat: Seat, *, left: bool, reason: str, now: float) -> None:
-        """Out with it, unless an outcome is open: then as soon as that is known."""
+    def end_seat(
+        self, seat: Seat, *, left: bool, reason: str, now: float, again: bool = False
+    ) -> None:
+        """Out with it, unless an outcome is open: then as soon as that is known. `again`: its
+        process has joined anew."""
         if seat.waiting and self.state in OUTCOME_OPEN:
             seat.ending = reason
             return
@@ -86,18 +93,19 @@ class Job:
                 self.pursuit.seat_ended(seat.participant, f"{self.ctx.host}: {reason}")
             self.progressed(now)
         else:
-            self.rounds.seat_ended(seat.participant, left, reason)
+            self.rounds.seat_ended(seat.participant, left, reason, now, again=again)
             if self.pursuit is not None:
                 self.pursuit.entries_changed()
-        self.rounds.prune()
-        self.settle(now)
+        if not again:  # else the new seat comes at once, and wants to know whom to expect
+            self.rounds.prune(now)
+            self.settle(now)
 
     def settle_open_endings(self, now: float) -> None:
         """The outcome is known: seats that ended meanwhile are told of now."""
         for seat in [s for s in self.seats.values() if s.ending is not None]:
             reason, seat.ending = seat.ending or "", None
             self.end_seat(seat, left=False, reason=reason, now=now)
-        self.rounds.prune()
+        self.rounds.prune(now)
         self.settle(now)
 
     def fail_waiting(
@@ -112,6 +120,14 @@ class Job:
                 self.end_seat(seat, left=False, reason=sentence, now=now)
 
     # ------------------------------------------------------------ seats are released
+
+    def sealed(self, held: Held, now: float) -> None:
+        """A round is sealed: watch over it, and remember who had which rank."""
+        self.rounds.add(held, now)
+        mine = {p: s for p, s in self.seats.items() if held.member(p) is not None}
+        holders = {p: s.holder.identity for p, s in mine.items()}
+        form = next((s.join.form for s in mine.values()), Form.LAUNCHER)
+        self.ctx.former.remember(self.job, form, held.members.values(), holders)
 
     def release(self, seat: Seat, config: Config, now: float) -> None:
         """The rendezvous is done for this one. If it ended while that was open, it has been told
@@ -132,13 +148,6 @@ class Job:
         )
         self.ctx.do(actions.Tell(participant=seat.participant, message=ready))
 
-    def in_use(self, link: int) -> bool:
-        return (
-            (self.pursuit is not None and self.pursuit.link == link)
-            or (self.claim is not None and link in self.claim.sessions)
-            or self.rounds.need(link)
-        )
-
     # ------------------------------------------------------------ what to do next
 
     def settle(self, now: float) -> None:
@@ -150,79 +159,91 @@ class Job:
         if self.state is State.LEADING:
             self._settle_leading(now)
         elif explicit:
-            self.drop_pursuit()
+            self.search.close()
+            self.drop_pursuit(now)
             self.start_claim(now)
         elif self.state is State.IDLE and waiting:
             self.to(Trigger.SEARCH)
             self.search.begin(now)
         elif not waiting and self.state in (State.SEARCHING, State.CONNECTING):
-            self._rest()
+            self._rest(now)
         elif not waiting and self.state is State.FOLLOWING:
             assert self.pursuit is not None
             claim = self.pursuit.claim
             if not any(s.config and s.config.claim == claim for s in self.seats.values()):
-                self._rest()
+                self._rest(now)
 
     def _settle_leading(self, now: float) -> None:
         claim = self.claim
         assert claim is not None
-        holds = any(
-            s.config is not None and s.config.claim == claim.nonce and s.config.rank == 0
-            for s in self.seats.values()
-        )
-        if claim.leader_seat() is not None or holds:
-            claim.seal.consider(now)
+        if claim.leader_seat() is not None or claim.holds():
+            claim.consider(now)
             return
         claim.end(f"rank 0 of job {self.job} on {self.ctx.host} has ended")
-        self.drop_claim()
+        self.drop_claim(now)
         if self.waiting():
             self.to(Trigger.SEARCH)
             self.search.begin(now)
         else:
             self.to(Trigger.REST)
 
-    def _rest(self) -> None:
-        self.drop_pursuit()
+    def _rest(self, now: float) -> None:
+        self.search.close()
+        self.drop_pursuit(now)
         self.to(Trigger.REST)
         self.note_text = ""
 
-    def drop_pursuit(self) -> None:
+    def drop_pursuit(self, now: float) -> None:
         pursuit, self.pursuit = self.pursuit, None
         if pursuit is None:
             return
-        if self.in_use(pursuit.link):
+        if self.links.in_use(pursuit.link):
             pursuit.abandon()
         else:
-            pursuit.close()
+            self.links.close(pursuit.link, now)
 
-    def drop_claim(self) -> None:
+    def drop_claim(self, now: float) -> None:
         """Its followers were told where to go; links that a sealed round needs stay."""
         claim, self.claim = self.claim, None
-        self.rounds.prune()
+        self.rounds.prune(now)
         for link in claim.sessions if claim is not None else ():
-            if not self.in_use(link):
-                self.ctx.do(actions.CloseLink(link=link))
+            if not self.links.in_use(link):
+                self.links.close(link, now)
 
-    def start_claim(self, now: float) -> None:
-        """Lead: rank 0 is asked for here, or nobody else was heard."""
+    def open_proof(self, proof: Nonce) -> None:
+        """Ask for rank 0's port: near torch's own default, and from the job's name, so that the
+        logs of one job agree. ProofOpened or ProofFailed comes."""
+        base, count = self.ctx.settings.port_first, self.ctx.settings.port_count
+        self.ctx.do(
+            actions.OpenProof(
+                job=self.job,
+                proof=proof,
+                first=base + sum(self.label.encode()) * 7919 % count,
+                base=base,
+                count=count,
+                avoid=frozenset(self.ctx.ports),
+            )
+        )
+
+    def start_claim(
+        self, now: float, *, inherits: Nonce | None = None, plain_port: int | None = None
+    ) -> None:
+        """Lead: rank 0 is asked for here, or nobody else was heard, or rank 0 of a running round
+        (`inherits`, or in the plain form with `plain_port`) is here and its daemon is a new one."""
         if self.state is not State.SEARCHING:
             self.search.ask_anew(now)
         self.to(Trigger.CLAIM)
-        self.claim = Claim(self, now)
+        self.claim = Claim(self, now, inherits)
+        self.claim.plain.port = plain_port
         for heard in self.ctx.book.of(self.label):
             self.claim.contests.heard(heard.advert, now)
         self.progressed(now)
-        self.claim.seal.consider(now)
-
-    def connect(self, advert: Advert, trigger: Trigger = Trigger.CONNECT) -> None:
-        """Follow this advert."""
-        self.to(trigger)
-        self.pursuit = Pursuit(self, advert)
+        self.claim.consider(now)
 
     def lose_leader(self, reason: str, now: float) -> None:
         """The leader is gone or never was: search on."""
         led = self.pursuit is not None and self.pursuit.leader is not None
-        self.drop_pursuit()
+        self.drop_pursuit(now)
         self.to(Trigger.LOSE)
         self.note(reason, now)
         if led:
@@ -233,8 +254,9 @@ class Job:
 
     def follow_instead(self, advert: Advert, note: str, now: float) -> None:
         """Our leader yielded."""
-        self.drop_pursuit()
-        self.connect(advert)
+        self.drop_pursuit(now)
+        self.to(Trigger.CONNECT)
+        self.search.follow(advert, now)
         self.note(note, now)
         self.settle(now)
 
@@ -242,8 +264,9 @@ class Job:
         """A rival leads. An explicit rank 0 here has lost its place, and is told to whom."""
         assert self.claim is not None
         self.claim.yield_to(advert, winner.node.host)
-        self.drop_claim()
-        self.connect(advert, Trigger.YIELD)
+        self.drop_claim(now)
+        self.to(Trigger.YIELD)
+        self.search.follow(advert, now)
         sentence = (
             f"job {self.job}: rank 0 is {winner.node.host} ({remote}), claimed there by "
             f"{winner.user or 'somebody'}; this claim on {self.ctx.host} yields: give this node "
@@ -265,7 +288,7 @@ class Job:
             "agreed, so nobody here knows whether the round was sealed; look at rank 0 before "
             "you start again"
         )
-        self.drop_pursuit()
+        self.drop_pursuit(now)
         for seat in [s for s in self.waiting() if s.participant in members]:
             self.ctx.do(tell_failed(seat.participant, error))
             seat.ending = "indeterminate"
@@ -273,13 +296,13 @@ class Job:
         self.search.begin(now)
         self.settle_open_endings(now)
 
-    # ------------------------------------------------------------ discovery and links
+    # ------------------------------------------------------------ discovery
 
     def advert_heard(self, advert: Advert, now: float) -> None:
         """New or changed; it is in the book."""
         if self.claim is not None:
             self.claim.contests.heard(advert, now)
-        elif self.state is State.SEARCHING:
+        elif self.state in (State.SEARCHING, State.CONNECTING):
             self.search.try_adverts(now)
         elif self.state is State.FOLLOWING and self.pursuit is not None:
             self.pursuit.rival(advert)
@@ -292,49 +315,11 @@ class Job:
         if self.claim is not None:
             self.claim.advertise()
 
-    def owns(self, link: int) -> bool:
-        return self.in_use(link) or (self.claim is not None and self.claim.contests.owns(link))
-
-    def link_opened(self, link: int, local_: Address, remote: str, now: float) -> None:
-        if self.pursuit is not None and self.pursuit.link == link:
-            self.pursuit.opened(local_, remote, now)
-        elif self.claim is not None and self.claim.contests.owns(link):
-            self.claim.contests.opened(link, now)
-        else:
-            self.ctx.do(actions.CloseLink(link=link))
-
-    def link_lost(self, link: int, reason: str, now: float) -> None:
-        """It could not be opened, or it ended."""
-        self.rounds.link_closed(link, reason)
-        if self.claim is not None:
-            self.claim.contests.failed(link, now)
-            self.claim.drop(link, reason, now)
-        if self.pursuit is not None and self.pursuit.link == link:
-            self.pursuit.failed(reason, now)
-        self.rounds.prune()
-
-    def received(self, link: int, remote: str, message: Message, now: float) -> None:
-        """A frame on one of this job's links."""
-        claim = self.claim
-        if claim is not None and claim.contests.owns(link):
-            if isinstance(message, Contest):
-                claim.contests.answered(link, message, remote, now)
-            elif isinstance(message, messages.Refuse):
-                claim.contests.stale(link)
-        elif self.pursuit is not None and self.pursuit.link == link:
-            self.pursuit.received(message, now)
-        elif claim is not None and link in claim.sessions:
-            claim.received(claim.sessions[link], message, now)
-        elif isinstance(message, messages.Ping):
-            self.ctx.send(link, messages.Pong(claim=message.claim))
-        self.rounds.received(link, message, now)
-        self.rounds.prune()
-
     # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
         self.desk.tick(now)
-        if self.state is State.SEARCHING:
+        if self.state in (State.SEARCHING, State.CONNECTING):
             self.search.tick(now)
         if self._asks():
             self.search.ask(now)
@@ -342,7 +327,7 @@ class Job:
             self.pursuit.tick(now)
         if self.claim is not None:
             self.claim.tick(now)
-        self.rounds.tick(now)
+        self.watches.tick(now)
         self.views.tick(now)
 
     def _asks(self) -> bool:
@@ -351,12 +336,12 @@ class Job:
         return self.state in (State.SEARCHING, State.LEADING) and bool(self.waiting())
 
     def deadline(self) -> float | None:
-        times: list[float | None] = [self.views.deadline(), self.rounds.deadline()]
+        times: list[float | None] = [self.views.deadline(), self.watches.deadline()]
         for seat in self.seats.values():
             times += [seat.adopt_by, seat.hint_at]
             if self.state not in BETWEEN:
                 times.append(seat.deadline)
-        if self.state is State.SEARCHING:
+        if self.state in (State.SEARCHING, State.CONNECTING):
             times.append(self.search.deadline())
         if self._asks():
             times.append(self.search.ask_at)

@@ -11,11 +11,18 @@ import msgspec
 
 from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Config
-from mingled.core.messages import Running, Seen, check_shape
-from mingled.core.words import Form, JobId, ParticipantId
+from mingled.core.messages import Fate, Running, Seen, check_shape
+from mingled.core.words import Form, JobId, Nonce, ParticipantId
+from mingled.errors import BadInput
 
 LINE_SIZE_BYTES_MAX = 64 * 1024
 """A line from a client. A join is under 1 KiB."""
+
+STOP_GRACE_S = 35.0
+"""torchrun itself gives its workers 30 s between SIGTERM and SIGKILL."""
+
+PAUSE_MAX_S = 86_400
+"""Of a last call or a grace: a day."""
 
 OTHER_NAMESPACE = "other-namespace"
 """Code of the refusal to a client whose network namespace is not the daemon's: it takes a private
@@ -43,9 +50,58 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     timeout_s: float | None = None
     netns: int | None = None  #: inode of the client's network namespace, /proc/self/ns/net
     adopt: bool = False  #: the lease will be taken over by another process, with Adopt
+    last_call_s: float | None = None  #: with MIN:MAX: seal when nobody new came for this long
+    wait: bool = True  #: for the next round, if one runs; else refuse
+    any_user: bool = False  #: other users' participants are welcome
+    stop_grace_s: float = STOP_GRACE_S  #: what CMD may need to end before it joins again
+    lost: str = ""  #: this replaces a join of the same process whose run failed: how
+    store: bool = False  #: as rank 0, this client opens the store itself: it is sent OpenStore
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc, self.job)
+        for name, value in (("last call", self.last_call_s), ("stop grace", self.stop_grace_s)):
+            if value is not None and not 0 <= value <= PAUSE_MAX_S:
+                raise BadInput(
+                    f"job {self.job}: a {name} of {value:g} s is not between 0 and {PAUSE_MAX_S} s"
+                )
+
+
+class Reattach(Local, tag="reattach", frozen=True, kw_only=True):
+    """A released participant whose daemon is gone, to the daemon that runs now: watch me again.
+    Answered by Done or Failed; then the connection carries Gone as it did after Ready. Members but
+    this one and rank 0 may be left out where the line would be too long."""
+
+    version: tuple[int, int] = VERSION
+    join: Join
+    participant: ParticipantId
+    config: Config
+
+    def __post_init__(self) -> None:
+        config = self.config
+        if config.job != self.join.job or config.form is not self.join.form:
+            raise BadInput(f"job {self.join.job}: the config to re-attach is another job's")
+        if config.leader_link is not None and not 0 < config.leader_link[1] < 65_536:
+            raise BadInput(f"job {self.join.job}: no port {config.leader_link[1]}")
+
+
+class StoreOpened(Local, tag="store-opened", frozen=True, kw_only=True):
+    """To OpenStore: it listens on this port, on all addresses."""
+
+    version: tuple[int, int] = VERSION
+    proof: Nonce
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65_536:
+            raise BadInput(f"port {self.port} of the store is not between 1 and 65535")
+
+
+class StoreFailed(Local, tag="store-failed", frozen=True, kw_only=True):
+    """To OpenStore: it could not be opened."""
+
+    version: tuple[int, int] = VERSION
+    proof: Nonce
+    reason: str
 
 
 class Leave(Local, tag="leave", frozen=True, kw_only=True):
@@ -99,6 +155,13 @@ class Notice(Local, tag="notice", frozen=True, kw_only=True):
     sentence: str
 
 
+class OpenStore(Local, tag="open-store", frozen=True, kw_only=True):
+    """You are rank 0 of a round about to be sealed: open a new store and say its port."""
+
+    proof: Nonce  #: names the attempt
+    address: str  #: at which the others will reach it
+
+
 class Ready(Local, tag="ready", frozen=True, kw_only=True):
     """Released: this is the config."""
 
@@ -117,15 +180,16 @@ class Failed(Local, tag="failed", frozen=True, kw_only=True):
 
 
 class Gone(Local, tag="gone", frozen=True, kw_only=True):
-    """A member of my round has left, is lost, or is no longer watched by its daemon."""
+    """What became of a member of my round; `running`: it is watched again."""
 
     job: str
     round: int
     rank: int
     host: str
     address: str
-    how: Literal["left", "lost", "unwatched"]
+    how: Fate
     reason: str
+    ago_s: float = 0.0  #: seconds since its last sign of life
 
 
 class Done(Local, tag="done", frozen=True, kw_only=True):
@@ -159,7 +223,7 @@ class RoundMember(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     address: str
     nproc: int
-    state: Literal["running", "left", "lost", "unwatched"]
+    state: Fate
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,9 +260,8 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
     jobs: tuple[Job, ...]
 
 
-request_decoder: Decoder[Join | Leave | Adopt | Status] = Decoder(
-    Join | Leave | Adopt | Status, "request"
-)
-reply_decoder: Decoder[Progress | Notice | Ready | Failed | Gone | Done | Report] = Decoder(
-    Progress | Notice | Ready | Failed | Gone | Done | Report, "reply"
-)
+Request = Join | Reattach | StoreOpened | StoreFailed | Leave | Adopt | Status
+Reply = Progress | Notice | OpenStore | Ready | Failed | Gone | Done | Report
+
+request_decoder: Decoder[Request] = Decoder(Request, "request")
+reply_decoder: Decoder[Reply] = Decoder(Reply, "reply")

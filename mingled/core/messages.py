@@ -7,6 +7,8 @@ nothing replayed from another claim is ever taken for this one's.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from mingled.core.codec import VERSION, Decoder
@@ -20,6 +22,7 @@ from mingled.core.words import (
     NodeId,
     Nonce,
     ParticipantId,
+    Standing,
 )
 from mingled.errors import BadInput
 
@@ -39,6 +42,11 @@ ADDRESSES_MAX = 16
 """Of one node or advert: more than any host has for one network, and each is tried."""
 
 
+Fate = Literal["running", "left", "lost", "unwatched"]
+"""What is known of a member of a sealed round. `unwatched`: its daemon is gone, and its host may
+well go on."""
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
     """Base of everything on the peer link."""
 
@@ -54,6 +62,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     nproc: int
     user: str
     pid: int
+    any_user: bool = False  #: other users' participants are welcome
+    wait: bool = True  #: for the next round, if one runs
+    before: int | None = None  #: its rank in the job's last round, if it was in it
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc)
@@ -97,17 +108,23 @@ class NodeCard(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     host: str
     port: int  #: its own peer link port
+    ring_port: int  #: an ephemeral one, where its predecessor in the ring proves the path
     addresses: tuple[str, ...]  #: its candidate addresses, best first
 
     def __post_init__(self) -> None:
         _check_place(self.port, self.addresses)
+        _check_port(self.ring_port)
         if len(self.host) > HOST_CHARS_MAX:
             raise BadInput(f"a host name of {len(self.host)} characters: {self.host[:32]}...")
 
 
-def _check_place(port: int, addresses: tuple[str, ...]) -> None:
+def _check_port(port: int) -> None:
     if not 0 < port < 65_536:
         raise BadInput(f"port {port} is not between 1 and 65535")
+
+
+def _check_place(port: int, addresses: tuple[str, ...]) -> None:
+    _check_port(port)
     if len(addresses) > ADDRESSES_MAX:
         raise BadInput(f"{len(addresses)} addresses, at most {ADDRESSES_MAX} allowed")
 
@@ -126,6 +143,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     rank: int | None
+    user: str = ""
+    address: str = ""  #: as the leader sees it; empty for the leader's own
 
 
 class Join(Message, tag="join", frozen=True, kw_only=True):
@@ -147,6 +166,7 @@ class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     claim: Nonce
     node: NodeCard
     seen_address: str  #: the follower's address as the leader sees it
+    standing: Standing  #: of the leader
 
 
 class Refuse(Message, tag="refuse", frozen=True, kw_only=True):
@@ -172,7 +192,8 @@ class Progress(Message, tag="progress", frozen=True, kw_only=True):
 
 
 class Prepare(Message, tag="prepare", frozen=True, kw_only=True):
-    """Phase one: this is the roster. Prove that you reach rank 0, then Ack or Nack."""
+    """Phase one: this is the roster. Prove that you reach rank 0 and your successor in the ring of
+    ranks, then Ack or Nack."""
 
     claim: Nonce
     round: int
@@ -180,6 +201,8 @@ class Prepare(Message, tag="prepare", frozen=True, kw_only=True):
     master_addr: str
     master_port: int
     members: tuple[Member, ...]
+    ring_ports: tuple[int, ...]  #: of each member's node, by rank
+    store: bool = False  #: rank 0's own store listens there already, and says no nonce
 
 
 class Ack(Message, tag="ack", frozen=True, kw_only=True):
@@ -239,7 +262,7 @@ class Contest(Message, tag="contest", frozen=True, kw_only=True):
     job: JobId
     node: NodeCard
     user: str
-    explicit: bool  #: somebody on this node asked for rank 0
+    standing: Standing
     sealed: bool  #: a round of this claim runs
     busy: bool = False  #: between Prepare and its outcome: ask again
 
@@ -270,23 +293,49 @@ class Ended(Message, tag="ended", frozen=True, kw_only=True):
 
 
 class Gone(Message, tag="gone", frozen=True, kw_only=True):
-    """Leader to everybody: a member of the round has left, or is lost."""
+    """Leader to everybody: what became of a member of the round; `running`: watched again."""
 
     claim: Nonce
     round: int
     rank: int
-    left: bool
+    how: Fate
     reason: str
+    ago_s: float = 0.0  #: seconds since its last sign of life
+
+
+class Attach(Message, tag="attach", frozen=True, kw_only=True):
+    """A daemon of a sealed round to the leader's, over a new link: after a loss of the link, or a
+    restart of either. These participants are here and watched. Answered by Attached, or by Refuse
+    where the round is not known (yet)."""
+
+    version: tuple[int, int] = VERSION
+    label: Label
+    claim: Nonce
+    round: int
+    node: NodeCard
+    participants: tuple[ParticipantId, ...]
+
+
+class Attached(Message, tag="attached", frozen=True, kw_only=True):
+    """The round as the leader's daemon knows it."""
+
+    claim: Nonce
+    round: int
+    node: NodeId  #: of the leader's daemon
+    members: tuple[Member, ...]
+    fates: tuple[Fate, ...]  #: of each member
 
 
 class Ping(Message, tag="ping", frozen=True, kw_only=True):
-    """Either side, to hear that the other lives; answered by Pong."""
+    """Either side, to hear that the other lives; answered by Pong. Also the first frame of a fresh
+    connection, made to find out whether a silent link's other side is still there."""
 
     claim: Nonce
 
 
 class Pong(Message, tag="pong", frozen=True, kw_only=True):
     claim: Nonce
+    node: NodeId  #: another one than before: that daemon was started anew
 
 
 class Advert(msgspec.Struct, frozen=True, kw_only=True):
@@ -320,6 +369,8 @@ type_of_peer_messages = (
     | Dismiss
     | Ended
     | Gone
+    | Attach
+    | Attached
     | Ping
     | Pong
 )

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from mingled.core import actions, messages
 from mingled.core.codec import check_version
-from mingled.core.events import Address
+from mingled.core.events import Address, PathProven, PathRefuted
 from mingled.core.held import Held
 from mingled.core.messages import Advert, Entry
+from mingled.core.paths import Paths
 from mingled.core.roster import config_of, plain_config
 from mingled.core.table import State, Trigger
-from mingled.core.words import Form, Nonce, ParticipantId
+from mingled.core.words import Form, Nonce, ParticipantId, Standing
 from mingled.errors import MingleError
 
 if TYPE_CHECKING:
@@ -24,24 +25,28 @@ if TYPE_CHECKING:
 
 
 class Pursuit:
-    """One advert being followed, from the first connect to the end of its claim."""
+    """One leader being followed, from the first connection to the end of its claim."""
 
-    def __init__(self, job: Job, advert: Advert) -> None:
+    def __init__(
+        self, job: Job, advert: Advert, link: int, local: Address, remote: str, now: float
+    ) -> None:
+        """`link` stands, from `local` here to `remote` there."""
         self._job = job
         self._ctx = job.ctx
         self.advert = advert
-        self.link = self._ctx.open(advert)
-        self.local: Address | None = None
-        self.remote = ""  #: the leader's address as we reached it
+        self.link = link
+        self.local = local
+        self.remote = remote  #: the leader's address as we reached it
         self.leader: messages.NodeCard | None = None
         self.progress: messages.Progress | None = None
         self.prepare: messages.Prepare | None = None
-        self.proven: Address | None = None  #: our side of the proven path
+        self.paths: Paths | None = None  #: that PREPARE asks us to prove
         self.unsure_until: float | None = None
         self.retry_at: float | None = None  #: of the link, while unsure
-        self.heard_at = 0.0
+        self._joined_at = now
         self._told: tuple[Entry, ...] | None = None  #: what the last Join said
         self._rivals_told: set[Nonce] = set()
+        self._send_join()
 
     @property
     def claim(self) -> Nonce:
@@ -55,17 +60,15 @@ class Pursuit:
 
     # ------------------------------------------------------------ the link
 
-    def opened(self, local: Address, remote_address: str, now: float) -> None:
-        self.local, self.remote, self.heard_at = local, remote_address, now
-        if self._job.state is State.UNSURE:
-            assert self.prepare is not None
-            self._send_join(prepared=self.prepare.proof)
-        else:
-            self._job.to(Trigger.LOCK)
-            self._send_join()
+    def reopened(self, local: Address, remote_address: str, now: float) -> None:
+        """The link stands again, while we do not know the outcome: ask for it."""
+        assert self.prepare is not None
+        self.local, self.remote = local, remote_address
+        self._joined_at = now
+        self._send_join(prepared=self.prepare.proof)
 
     def failed(self, reason: str, now: float) -> None:
-        """The link could not be opened, or is gone."""
+        """The link is gone, or could not be opened again."""
         job = self._job
         if job.state is State.PREPARED:
             job.to(Trigger.DOUBT)
@@ -85,24 +88,24 @@ class Pursuit:
                 self._job.outcome_unknown(self.where(), now)
             elif self.retry_at is not None and now >= self.retry_at:
                 self.retry_at = None
-                self.link = self._ctx.open(self.advert)
-        elif self.local is not None and now >= self.heard_at + self._patience_s():
-            self._ctx.do(actions.CloseLink(link=self.link))
-            self._job.link_lost(self.link, f"silent for {self._patience_s():g} s", now)
+                self.link = self._ctx.open(
+                    self.advert.label, self.advert.addresses, self.advert.port
+                )
+        elif self.leader is None and now >= self._joined_at + self._patience_s():
+            self._job.links.give_up(self.link, f"no word for {self._patience_s():g} s", now)
 
     def _patience_s(self) -> float:
-        """A leader answers a Join at once, so that its first word is waited for less long."""
+        """A leader answers a Join at once; what only listens there must not keep us from another
+        that does."""
         settings = self._ctx.settings
-        return settings.first_frame_s if self.leader is None else settings.silence_max_s
+        others = self._job.search.others(self.advert)
+        return settings.first_word_s if others else settings.first_frame_s
 
     def deadline(self) -> float | None:
         if self._job.state is State.UNSURE:
             times = (self.unsure_until, self.retry_at)
             return min(t for t in times if t is not None)
-        return None if self.local is None else self.heard_at + self._patience_s()
-
-    def close(self) -> None:
-        self._ctx.do(actions.CloseLink(link=self.link))
+        return self._joined_at + self._patience_s() if self.leader is None else None
 
     # ------------------------------------------------------------ what we tell the leader
 
@@ -160,7 +163,6 @@ class Pursuit:
     # ------------------------------------------------------------ what the leader tells us
 
     def received(self, message: messages.Message, now: float) -> None:
-        self.heard_at = now
         job = self._job
         match message:
             case messages.Welcome() if message.claim == self.claim:
@@ -168,7 +170,7 @@ class Pursuit:
             case messages.Refuse():
                 self._refused(message, now)
             case messages.Ping():
-                self._ctx.send(self.link, messages.Pong(claim=self.claim))
+                self._ctx.send(self.link, messages.Pong(claim=self.claim, node=self._ctx.node))
             case messages.Progress() if message.claim == self.claim:
                 self.progress = message
                 job.progressed(now)
@@ -209,8 +211,25 @@ class Pursuit:
             self._job.fail_waiting(error.code, str(error), now)
             return
         self.leader = message.node
+        addresses = (self.remote, *(a for a in message.node.addresses if a != self.remote))
+        self._job.watches.add(
+            self.link,
+            message.node.node,
+            addresses,
+            message.node.port,
+            self.claim,
+            pings=False,
+            now=now,
+        )
         self._job.found(now)
         self._ctx.book.held(self.advert.label, self.claim)
+        incumbent = any(s.can_lead and s.before is not None for s in self._job.waiting())
+        newcomer = message.standing is Standing.NEWCOMER
+        if incumbent and newcomer and self._job.state is State.FOLLOWING:
+            # Rank 0 is for those who were in the last round: a newcomer lacks the checkpoint.
+            self._job.drop_pursuit(now)
+            self._job.start_claim(now)
+            return
         for heard in self._ctx.book.of(self.advert.label):
             if not heard.failures:
                 self.rival(heard.advert)
@@ -246,14 +265,7 @@ class Pursuit:
             self._nack(f"{self._ctx.host}: {flaw}")
             self._gather_on(now)
             return
-        self._ctx.do(
-            actions.ProvePath(
-                job=job.job,
-                proof=message.proof,
-                address=message.master_addr,
-                port=message.master_port,
-            )
-        )
+        self.paths = Paths.of_prepare(self._ctx, job.job, message)
 
     def _flaw(self, message: messages.Prepare) -> str | None:
         """Why this roster cannot be ours; None if it can."""
@@ -269,21 +281,27 @@ class Pursuit:
             return "a participant has just ended"
         if any(s and s.join.rank not in (None, m.rank) for m, s in zip(mine, seats, strict=True)):
             return "the roster gives a participant another rank than it asked for"
+        if len(message.ring_ports) != len(members):
+            return "the roster names no port for some of its nodes"
         if members[0].address != message.master_addr:
             return f"MASTER_ADDR {message.master_addr} is not rank 0's {members[0].address}"
         return None
 
-    def proof_made(self, proof: Nonce, local: Address) -> None:
-        if self._proving(proof):
-            assert self.prepare is not None
-            self.proven = local
+    def path_proven(self, event: PathProven) -> None:
+        """Once all are: ACK."""
+        if not self._proving(event.proof):
+            return
+        assert self.prepare is not None
+        assert self.paths is not None
+        if self.paths.proven(event.address, event.port, event.local):
             self._job.to(Trigger.ACK)
-            ack = messages.Ack(claim=self.claim, round=self.prepare.round, proof=proof)
+            ack = messages.Ack(claim=self.claim, round=self.prepare.round, proof=event.proof)
             self._ctx.send(self.link, ack)
 
-    def proof_refuted(self, proof: Nonce, reason: str, now: float) -> None:
-        if self._proving(proof):
-            self._nack(f"{self._ctx.host}: {reason}")
+    def path_refuted(self, event: PathRefuted, now: float) -> None:
+        if self._proving(event.proof):
+            assert self.paths is not None
+            self._nack(self.paths.refuted(event.address, event.port, event.reason))
             self._gather_on(now)
 
     def _proving(self, proof: Nonce) -> bool:
@@ -309,8 +327,11 @@ class Pursuit:
             self.entries_changed()
 
     def _commit(self, now: float) -> None:
-        prepare, job = self.prepare, self._job
+        prepare, job, leader = self.prepare, self._job, self.leader
         assert prepare is not None
+        assert leader is not None
+        proven = self.paths.master if self.paths is not None else None
+        self.paths = None
         self.prepare = self.unsure_until = self.retry_at = None
         job.to(Trigger.COMMIT)
         held = Held(
@@ -320,28 +341,29 @@ class Pursuit:
             prepare.round,
             prepare.members,
             master=(prepare.master_addr, prepare.master_port),
-            hub=self.link,
-            spokes={},
+            leads=False,
+            links={prepare.members[0].node: self.link},
             proof=None,
             now=now,
         )
-        job.rounds.add(held, now)
-        for member in held.members:
+        job.sealed(held, now)
+        for member in prepare.members:
             seat = job.seats.get(ParticipantId(member.participant))
             if seat is not None and seat.waiting:
                 config = config_of(
                     member,
-                    held.members,
+                    prepare.members,
                     job=job.job,
                     form=seat.join.form,
                     round_=held.round,
                     claim=self.claim,
                     master_addr=prepare.master_addr,
                     master_port=prepare.master_port,
-                    local=self.proven,
+                    local=proven,
+                    leader_link=(self.remote, leader.port),
                 )
                 job.release(seat, config, now)
-        released = {m.participant for m in held.members}
+        released = {m.participant for m in prepare.members}
         self._told = tuple(e for e in self._told or () if e.participant not in released)
         self._gather_on(now)
 

@@ -19,12 +19,12 @@ from mingled.core import actions, events, local, messages
 from mingled.core.context import Context
 from mingled.core.events import Address, Event
 from mingled.core.job import Job
-from mingled.core.seat import Seat
+from mingled.core.seat import Seat, failed_by, tell_failed
 from mingled.core.secrets import key_id_of
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
-from mingled.core.words import JobId, Label, NodeId, ParticipantId
-from mingled.errors import DaemonError, Refused
+from mingled.core.words import JobId, Label, NodeId, Nonce, ParticipantId
+from mingled.errors import DaemonError, NotPermitted, Refused
 
 
 class _Unbound(msgspec.Struct, kw_only=True):
@@ -39,8 +39,9 @@ class Rendezvous:
     """Every job of one daemon.
 
     `seed`: 32 random bytes, from which all nonces and jitter come. `node`: drawn at the daemon's
-    start. `link_port`: where the peer link listens. `addresses`: candidates, best first. Times are
-    seconds of one monotonic clock that the caller keeps.
+    start. `link_port`: where the peer link listens; `ring_port`: an ephemeral one that says the
+    node id, by which others prove their path to this node. `addresses`: candidates, best first.
+    Times are seconds of one monotonic clock that the caller keeps.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Rendezvous:
         node: NodeId,
         host: str,
         link_port: int,
+        ring_port: int,
         addresses: tuple[Address, ...],
         settings: Settings | None = None,
         cluster_key: bytes = b"",
@@ -60,6 +62,7 @@ class Rendezvous:
             node=node,
             host=host,
             link_port=link_port,
+            ring_port=ring_port,
             addresses=addresses,
             cluster_key=cluster_key,
             key_id=key_id_of(cluster_key),
@@ -78,6 +81,7 @@ class Rendezvous:
         peer sent. `now` must not go back."""
         self._dispatch(event, now)
         for job in [j for j in self.jobs.values() if j.over]:
+            job.watches.close()
             del self.jobs[job.job]
         out, self._ctx.out = self._ctx.out, []
         for action in out:
@@ -103,6 +107,10 @@ class Rendezvous:
                 found = self._seat(event.participant)
                 if found:
                     found[0].desk.holder_ended(found[1], event.status, now)
+            case events.ReattachAsked():
+                self._reattach(event, now)
+            case events.StoreOpened() | events.StoreFailed():
+                self._store(event, now)
             case events.LeaveAsked() | events.AdoptAsked() | events.StatusAsked():
                 self._request(event, now)
             case events.AdvertHeard() | events.AdvertGone() | events.AddressesChanged():
@@ -112,7 +120,7 @@ class Rendezvous:
             case events.FrameReceived():
                 self._frame(event, now)
             case events.LinkClosed():
-                self._link_lost(event.link, event.reason, now)
+                self._link_lost(event, now)
             case events.ProofOpened() | events.ProofFailed():
                 self._proof(event, now)
             case events.PathProven() | events.PathRefuted():
@@ -131,16 +139,42 @@ class Rendezvous:
         job = self.jobs.get(event.join.job)
         if job is None:
             if len(self.jobs) >= self._ctx.settings.jobs_max:
-                sentence = (
-                    f"job {event.join.job}: {len(self.jobs)} jobs on {self._ctx.host} already; "
-                    "leave some first"
-                )
-                failed = local.Failed(code=Refused.code, sentence=sentence)
-                self._ctx.do(actions.Tell(participant=event.participant, message=failed))
+                self._ctx.do(tell_failed(event.participant, self._too_many(event.join.job)))
                 self._ctx.do(actions.Release(participant=event.participant))
                 return
             job = self.jobs[event.join.job] = Job(self._ctx, event.join.job)
         job.desk.join(event, now)
+
+    def _too_many(self, job: JobId) -> Refused:
+        return Refused(
+            f"job {job}: {len(self.jobs)} jobs on {self._ctx.host} already; leave some first"
+        )
+
+    def _reattach(self, event: events.ReattachAsked, now: float) -> None:
+        job = self.jobs.get(event.join.job)
+        found = self._seat(event.participant)
+        if found is not None and found[0] is not job:
+            sentence = f"job {event.join.job}: this participant is in another job here"
+            answer = failed_by(NotPermitted(sentence))
+            self._ctx.do(actions.Answer(request=event.request, message=answer))
+            return
+        if job is None and len(self.jobs) >= self._ctx.settings.jobs_max:
+            answer = failed_by(self._too_many(event.join.job))
+            self._ctx.do(actions.Answer(request=event.request, message=answer))
+            return
+        if job is None:
+            job = self.jobs[event.join.job] = Job(self._ctx, event.join.job)
+        job.desk.reattach(event, now)
+
+    def _store(self, event: events.StoreOpened | events.StoreFailed, now: float) -> None:
+        found = self._seat(event.participant)
+        claim = found[0].claim if found else None
+        if claim is None or not claim.seal.owns(event.participant, event.proof):
+            return  # it was asked for by an attempt that is over
+        if isinstance(event, events.StoreOpened):
+            claim.seal.port_opened(event.proof, event.port, now)
+        else:
+            claim.seal.port_failed(event.proof, event.reason, now)
 
     def _seat(self, participant: ParticipantId) -> tuple[Job, Seat] | None:
         for job in self.jobs.values():
@@ -222,11 +256,11 @@ class Rendezvous:
                 self._remotes[event.link] = event.remote_address
                 job = self._owner(event.link)
                 if job is not None:
-                    job.link_opened(event.link, event.local, event.remote_address, now)
+                    job.links.opened(event.link, event.local, event.remote_address, now)
                 else:
                     self._ctx.do(actions.CloseLink(link=event.link))
             case events.LinkFailed():
-                self._link_lost(event.link, event.reason, now)
+                self._link_lost(event, now)
             case events.LinkAccepted():
                 if len(self._unbound) >= self._ctx.settings.links_unbound_max:
                     oldest = next(iter(self._unbound))
@@ -242,14 +276,14 @@ class Rendezvous:
                 assert_never(event)
 
     def _owner(self, link: int) -> Job | None:
-        return next((j for j in self.jobs.values() if j.owns(link)), None)
+        return next((j for j in self.jobs.values() if j.links.owns(link)), None)
 
-    def _link_lost(self, link: int, reason: str, now: float) -> None:
-        self._unbound.pop(link, None)
-        self._remotes.pop(link, None)
-        job = self._owner(link)
+    def _link_lost(self, event: events.LinkFailed | events.LinkClosed, now: float) -> None:
+        self._unbound.pop(event.link, None)
+        self._remotes.pop(event.link, None)
+        job = self._owner(event.link)
         if job is not None:
-            job.link_lost(link, reason, now)
+            job.links.failed(event.link, event.reason, answered=event.answered, now=now)
 
     def _frame(self, event: events.FrameReceived, now: float) -> None:
         unbound = self._unbound.pop(event.link, None)
@@ -257,29 +291,43 @@ class Rendezvous:
             job = self._owner(event.link)
             if job is not None:
                 remote = self._remotes.get(event.link, "?")
-                job.received(event.link, remote, event.message, now)
+                job.links.received(event.link, remote, event.message, now)
             return
         message = event.message
-        if not isinstance(message, messages.Join | messages.Contest):
-            self._ctx.do(actions.CloseLink(link=event.link))
+        if isinstance(message, messages.Ping):
+            pong = messages.Pong(claim=message.claim, node=self._ctx.node)
+            self._ctx.send(event.link, pong)
+        elif isinstance(message, messages.Join | messages.Contest):
+            self._first_frame(event.link, unbound, message, now)
             return
+        elif isinstance(message, messages.Attach):
+            job = self._by_label(message.label)
+            if job is not None and job.rounds.attach(event.link, message, unbound.remote, now):
+                return
+            self._stale(event.link, message.claim)
+        self._ctx.do(actions.CloseLink(link=event.link))
+
+    def _stale(self, link: int, claim: Nonce) -> None:
+        sentence = f"no such claim is led on {self._ctx.host}"
+        self._ctx.send(link, messages.Refuse(claim=claim, code="stale", sentence=sentence))
+
+    def _first_frame(
+        self,
+        link: int,
+        unbound: _Unbound,
+        message: messages.Join | messages.Contest,
+        now: float,
+    ) -> None:
         job = self._by_label(message.label)
         wanted = message.claim if isinstance(message, messages.Join) else message.rival
         if job is None or job.claim is None or job.claim.nonce != wanted:
-            self._ctx.send(
-                event.link,
-                messages.Refuse(
-                    claim=wanted,
-                    code="stale",
-                    sentence=f"no such claim is led on {self._ctx.host}",
-                ),
-            )
-            self._ctx.do(actions.CloseLink(link=event.link))
+            self._stale(link, wanted)
+            self._ctx.do(actions.CloseLink(link=link))
         elif isinstance(message, messages.Join):
-            job.claim.joined(event.link, unbound.local, unbound.remote, message, now)
+            job.claim.joined(link, unbound.local, unbound.remote, message, now)
         else:
-            job.claim.contests.asked(event.link, message, unbound.remote, now)
-            self._ctx.do(actions.CloseLink(link=event.link))
+            job.claim.contests.asked(link, message, unbound.remote, now)
+            self._ctx.do(actions.CloseLink(link=link))
 
     # ------------------------------------------------------------ the proof
 
@@ -287,19 +335,32 @@ class Rendezvous:
         job = self.jobs.get(event.job)
         if job is None or job.claim is None:
             self._ctx.do(actions.CloseProof(proof=event.proof, keep=False))
-        elif isinstance(event, events.ProofOpened):
-            job.claim.seal.proof_opened(event.proof, event.port, now)
+            return
+        plain, seal = job.claim.plain, job.claim.seal
+        if isinstance(event, events.ProofOpened):
+            if plain.owns(event.proof):
+                plain.opened(event.port, now)
+            else:
+                seal.port_opened(event.proof, event.port, now)
+        elif plain.owns(event.proof):
+            plain.failed(event.reason, now)
         else:
-            job.claim.seal.proof_failed(event.proof, event.reason, now)
+            seal.port_failed(event.proof, event.reason, now)
 
     def _path(self, event: events.PathProven | events.PathRefuted, now: float) -> None:
         job = self.jobs.get(event.job)
-        if job is None or job.pursuit is None:
+        if job is None:
             return
         if isinstance(event, events.PathProven):
-            job.pursuit.proof_made(event.proof, event.local)
+            if job.pursuit is not None:
+                job.pursuit.path_proven(event)
+            if job.claim is not None:
+                job.claim.seal.path_proven(event, now)
         else:
-            job.pursuit.proof_refuted(event.proof, event.reason, now)
+            if job.pursuit is not None:
+                job.pursuit.path_refuted(event, now)
+            if job.claim is not None:
+                job.claim.seal.path_refuted(event, now)
 
     # ------------------------------------------------------------ time
 

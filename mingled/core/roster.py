@@ -1,12 +1,14 @@
 """From the participants that are present to ranks, members and each one's config. Pure arithmetic.
 
-Ranks: explicit ones are honoured, the leader's participant gets 0, and the rest are handed out in
-ascending order, node by node in the order in which the nodes joined, so that the automatic ranks
-of one node are contiguous.
+Ranks: explicit ones are honoured, the leader's participant gets 0, whoever was in the job's last
+round keeps its rank if that is free, and the rest are handed out in ascending order, node by node
+in the order of their addresses: neighbours in the ring of ranks are neighbours on the network, and
+the automatic ranks of one node are contiguous.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -25,6 +27,7 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     address: str
     order: int  #: of arrival at this claim
+    before: int | None = None  #: its rank in the job's last round
 
 
 def choose(
@@ -94,13 +97,35 @@ def _ranked(chosen: Sequence[Present], leader: ParticipantId) -> list[Present]:
         else:
             automatic.append(p)
     leader_node = by_rank[0].node
-    arrival: dict[NodeId, int] = {}
-    for p in chosen:
-        arrival[p.node] = min(p.order, arrival.get(p.node, p.order))
-    automatic.sort(key=lambda p: (p.node != leader_node, arrival[p.node], p.order))
+    automatic.sort(key=lambda p: (p.node != leader_node, address_order(p.address), p.node, p.order))
+    new: list[Present] = []
+    for p in automatic:
+        if p.before is not None and p.before < len(chosen) and p.before not in by_rank:
+            by_rank[p.before] = p
+        else:
+            new.append(p)
     free = (rank for rank in range(len(chosen)) if rank not in by_rank)
-    by_rank.update(zip(free, automatic, strict=True))
+    by_rank.update(zip(free, new, strict=True))
     return [by_rank[rank] for rank in range(len(chosen))]
+
+
+def address_order(address: str) -> tuple[int, int, str]:
+    """Sorts addresses as numbers: 10.0.0.9 before 10.0.0.10; what is no address comes last."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return (9, 0, address)
+    return (parsed.version, int(parsed), address)
+
+
+def successors(members: Sequence[Member], node: str) -> list[Member]:
+    """The other nodes that come next after this node's ranks in the ring, each once: collective
+    libraries connect followers to each other, so reaching rank 0 alone is not enough."""
+    found: dict[str, Member] = {}
+    for member, after in zip(members, (*members[1:], *members[:1]), strict=True):
+        if member.node == node != after.node:
+            found.setdefault(after.node, after)
+    return list(found.values())
 
 
 def config_of(
@@ -114,8 +139,10 @@ def config_of(
     master_addr: str,
     master_port: int,
     local: Address | None,
+    leader_link: tuple[str, int] | None,
 ) -> Config:
-    """What one member is told. `local`: its node's own address on the proven path."""
+    """What one member is told. `local`: its node's own address on the proven path. `leader_link`:
+    where the leader's daemon listens for others."""
     launcher = form is Form.LAUNCHER
     on_node = [m for m in members if m.node == member.node]
     return Config(
@@ -137,6 +164,7 @@ def config_of(
         local_world_size=member.nproc if launcher else len(on_node),
         members=tuple(members),
         leader_host=members[0].host,
+        leader_link=leader_link,
     )
 
 

@@ -1,7 +1,6 @@
-"""The seal of a round, in two phases: PREPARE with a proof of the path, all ACK, COMMIT.
+"""The seal of a round, in two phases: PREPARE with a proof of the paths, all ACK, COMMIT.
 
-One NACK or silence is ABORT for all, the culprit is named, and gathering goes on. The plain form
-has no round to seal: rank 0 is let go after one search window without a rival.
+One NACK or silence is ABORT for all, the culprit is named, and gathering goes on.
 """
 
 from __future__ import annotations
@@ -11,20 +10,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mingled.core import actions, messages
+from mingled.core import actions, local, messages
 from mingled.core.config import Member
-from mingled.core.events import Address
+from mingled.core.events import Address, PathProven, PathRefuted
 from mingled.core.held import Held
-from mingled.core.roster import Present, choose, config_of, members_of, plain_config
+from mingled.core.lastcall import LastCall
+from mingled.core.paths import Paths
+from mingled.core.plain import LOOPBACK
+from mingled.core.roster import Present, choose, config_of, members_of
 from mingled.core.seat import Seat
 from mingled.core.table import State, Trigger
-from mingled.core.words import Form, NodeId, Nonce, ParticipantId
+from mingled.core.words import NodeId, Nonce, ParticipantId
 
 if TYPE_CHECKING:
     from mingled.core.claim import Claim, Session
-
-LOOPBACK = Address(address="127.0.0.1", interface="lo")
-"""Rank 0's address where all participants are on one node, and only there."""
 
 
 class _Attempt(msgspec.Struct, kw_only=True):
@@ -35,79 +34,65 @@ class _Attempt(msgspec.Struct, kw_only=True):
     leader: ParticipantId
     chosen: tuple[Present, ...]
     master: Address
+    store: bool  #: rank 0's client opens the port itself
     port: int = 0
     members: tuple[Member, ...] = ()
     links: dict[NodeId, int]  #: every other node of the round
     unacked: set[NodeId]
+    paths: Paths  #: that this node proves itself
     until: float
 
 
 class Seal:
     """Owned by a claim: counts its rounds and makes the next one."""
 
-    def __init__(self, claim: Claim, now: float) -> None:
+    def __init__(self, claim: Claim) -> None:
         self._claim = claim
         self._ctx = claim.ctx
-        self.round = 0  #: the last that was sealed
+        self.last_call = LastCall(claim)
+        newest = claim.job.rounds.newest
+        self.round = newest.round if newest is not None else 0  #: the last that was sealed
         self.attempt: _Attempt | None = None
-        self.open_port: int | None = None  #: plain form, once rank 0 is released
-        self._open_at = now + self._ctx.settings.search_max_s
-        self._open_proof: Nonce | None = None
-        self._opening = False
         self._sealed: dict[Nonce, tuple[int, frozenset[NodeId]]] = {}  #: by proof
         self._failures = 0
         self._reseal_at = 0.0
-        self._last_call: tuple[int, float] | None = None  #: count, and until when
         self._address_failures: Counter[str] = Counter()
 
     # ------------------------------------------------------------ when to seal
 
-    def consider(self, now: float) -> None:
-        """Somebody came, or time went on: seal if everybody is here."""
-        job = self._claim.job
+    def consider(self, seat: Seat, now: float) -> None:
+        """Somebody came, or time went on: seal if everybody is here. `seat`: who gets rank 0."""
         if now >= self._reseal_at:
             self._reseal_at = 0.0
-        if job.state is not State.LEADING:
-            return
-        if self.open_port is not None:
-            self._release_plain(now)
-        seat = self._claim.leader_seat()
-        if seat is None:
-            return
-        if seat.join.form is Form.PLAIN:
-            self._consider_plain(now)
-            return
-        present = self._claim.present()
-        chosen = choose(present, seat.participant, seat.join.size_min, seat.join.size_max)
+        chosen = choose(
+            self._claim.present(), seat.participant, seat.join.size_min, seat.join.size_max
+        )
         if chosen is None:
-            self._last_call = None
-            return
-        if self._reseal_at or self._last_call_is_open(len(chosen), seat, now):
-            return
-        self._start(seat, chosen, now)
-
-    def _last_call_is_open(self, count: int, seat: Seat, now: float) -> bool:
-        if count >= seat.join.size_max:
-            return False
-        if self._last_call is None or self._last_call[0] != count:
-            self._last_call = (count, now + self._ctx.settings.last_call_s)
-        return now < self._last_call[1]
+            self.last_call.close()
+        elif not self._reseal_at and not self.last_call.waits(len(chosen), seat, now):
+            self._start(seat, chosen, now)
 
     def _start(self, seat: Seat, chosen: tuple[Present, ...], now: float) -> None:
         nodes = {p.node for p in chosen if p.node != self._ctx.node}
         links = {s.card.node: s.link for s in self._claim.sessions.values() if s.card.node in nodes}
-        self.attempt = _Attempt(
+        attempt = self.attempt = _Attempt(
             round=self.round + 1,
             proof=self._ctx.stream.nonce(),
             leader=seat.participant,
             chosen=chosen,
             master=self._master([self._claim.sessions[link] for link in links.values()]),
+            store=seat.join.store,
             links=links,
             unacked=set(links),
+            paths=Paths(self._ctx),
             until=now + self._ctx.settings.prepare_timeout_s,
         )
         self._claim.job.to(Trigger.PREPARE)
-        self._open_port(self.attempt.proof)
+        if attempt.store:
+            ask = local.OpenStore(proof=attempt.proof, address=attempt.master.address)
+            self._ctx.do(actions.Tell(participant=seat.participant, message=ask))
+        else:
+            self._claim.job.open_proof(attempt.proof)
 
     def _master(self, sessions: list[Session]) -> Address:
         """The address of ours that most followers have reached; after a NACK another one."""
@@ -116,26 +101,19 @@ class Seal:
             return LOOPBACK
         return min(reached, key=lambda a: (self._address_failures[a.address], -reached[a]))
 
-    def _open_port(self, proof: Nonce) -> None:
-        settings, label = self._ctx.settings, self._claim.job.label
-        base, count = settings.port_first, settings.port_count
-        self._ctx.do(
-            actions.OpenProof(
-                job=self._claim.job.job,
-                proof=proof,
-                first=base + sum(label.encode()) * 7919 % count,
-                base=base,
-                count=count,
-                avoid=frozenset(self._ctx.ports),
-            )
-        )
-
     # ------------------------------------------------------------ phase one
 
-    def proof_opened(self, proof: Nonce, port: int, now: float) -> None:
-        if self._opening and proof == self._open_proof:
-            self._opened_plain(port, now)
-            return
+    def owns(self, participant: ParticipantId, proof: Nonce) -> bool:
+        """Is this the client that was asked to open the store for the attempt under way?"""
+        attempt = self.attempt
+        return (
+            attempt is not None
+            and attempt.store
+            and (attempt.leader, attempt.proof) == (participant, proof)
+        )
+
+    def port_opened(self, proof: Nonce, port: int, now: float) -> None:
+        """Rank 0's port listens: PREPARE."""
         attempt = self.attempt
         if attempt is None or attempt.proof != proof or attempt.port:
             self._ctx.do(actions.CloseProof(proof=proof, keep=False))
@@ -148,6 +126,11 @@ class Seal:
             for p in attempt.chosen
         ]
         attempt.members = members_of(chosen, attempt.leader)
+        cards = {s.card.node: s.card for s in self._claim.sessions.values()}
+        ring_ports = tuple(
+            cards[NodeId(m.node)].ring_port if m.node in attempt.links else self._ctx.ring_port
+            for m in attempt.members
+        )
         for link in attempt.links.values():
             self._ctx.send(
                 link,
@@ -158,26 +141,42 @@ class Seal:
                     master_addr=attempt.master.address,
                     master_port=port,
                     members=attempt.members,
+                    ring_ports=ring_ports,
+                    store=attempt.store,
                 ),
             )
-        if not attempt.unacked:
-            self._commit(now)
+        attempt.paths.ring(self._claim.job.job, proof, attempt.members, ring_ports)
+        self._commit_if_agreed(now)
 
-    def proof_failed(self, proof: Nonce, reason: str, now: float) -> None:
+    def port_failed(self, proof: Nonce, reason: str, now: float) -> None:
         """No port: nothing is sealed, and everybody is told why."""
-        if self._opening and proof == self._open_proof:
-            self._opening = False
-            self._open_at = now + self._ctx.settings.reseal_min_s
-            self._claim.job.note(reason, now)
-        elif self.attempt is not None and self.attempt.proof == proof:
+        if self.attempt is not None and self.attempt.proof == proof:
             self._abort(f"{self._ctx.host}: {reason}", now, backoff=True)
 
     def acked(self, session: Session, proof: Nonce, now: float) -> None:
         attempt = self.attempt
         if attempt is not None and attempt.port and attempt.proof == proof:
             attempt.unacked.discard(session.card.node)
-            if not attempt.unacked:
-                self._commit(now)
+            self._commit_if_agreed(now)
+
+    def path_proven(self, event: PathProven, now: float) -> None:
+        """Our own way to our successor in the ring."""
+        attempt = self.attempt
+        if attempt is not None and attempt.proof == event.proof:
+            attempt.paths.proven(event.address, event.port, event.local)
+            self._commit_if_agreed(now)
+
+    def path_refuted(self, event: PathRefuted, now: float) -> None:
+        attempt = self.attempt
+        if attempt is not None and attempt.proof == event.proof:
+            reason = attempt.paths.refuted(event.address, event.port, event.reason)
+            self._abort(reason, now, backoff=True)
+
+    def _commit_if_agreed(self, now: float) -> None:
+        attempt = self.attempt
+        assert attempt is not None
+        if attempt.port and not attempt.unacked and attempt.paths.all_proven:
+            self._commit(now)
 
     def nacked(self, session: Session, proof: Nonce, reason: str, now: float) -> None:
         attempt = self.attempt
@@ -216,7 +215,7 @@ class Seal:
         if node in nodes:
             commit = messages.Commit(claim=claim.nonce, round=round_, proof=proof)
             self._ctx.send(session.link, commit)
-            claim.job.rounds.reattach(claim.nonce, round_, session.link, node, now)
+            claim.job.rounds.relink((claim.nonce, round_), session.link, node, now)
         else:
             abort = messages.Abort(
                 claim=claim.nonce,
@@ -231,7 +230,8 @@ class Seal:
         assert attempt is not None
         self.attempt = None
         job.to(Trigger.ABORT)
-        self._ctx.do(actions.CloseProof(proof=attempt.proof, keep=False))
+        if not attempt.store:
+            self._ctx.do(actions.CloseProof(proof=attempt.proof, keep=False))
         if attempt.port:
             for link in attempt.links.values():
                 abort = messages.Abort(
@@ -254,14 +254,16 @@ class Seal:
         attempt, claim, job = self.attempt, self._claim, self._claim.job
         assert attempt is not None
         self.attempt, self.round = None, attempt.round
-        self._failures, self._last_call = 0, None
+        self._failures = 0
+        self.last_call.close()
         self._sealed[attempt.proof] = (attempt.round, frozenset(attempt.links))
         if len(self._sealed) > 8:  # nobody is unsure of an older round for so long
             del self._sealed[next(iter(self._sealed))]
         job.to(Trigger.COMMIT)
-        # The store's place must be free before rank 0 starts to listen there.
-        self._ctx.do(actions.CloseProof(proof=attempt.proof, keep=True))
-        self._ctx.ports[attempt.port] = job.job
+        if not attempt.store:
+            # The store's place must be free before rank 0 starts to listen there.
+            self._ctx.do(actions.CloseProof(proof=attempt.proof, keep=True))
+            self._ctx.ports[attempt.port] = job.job
         participants = {p.entry.participant for p in attempt.chosen}
         claim.released |= participants
         for session in claim.sessions.values():
@@ -273,17 +275,17 @@ class Seal:
             attempt.round,
             attempt.members,
             master=(attempt.master.address, attempt.port),
-            hub=None,
-            spokes={link: n for n, link in attempt.links.items() if link in claim.sessions},
-            proof=attempt.proof,
+            leads=True,
+            links={n: link for n, link in attempt.links.items() if link in claim.sessions},
+            proof=None if attempt.store else attempt.proof,
             now=now,
         )
-        job.rounds.add(held, now)
-        self._release_local(held.members[0], attempt, now)  # rank 0 first: a client that knocks
+        job.sealed(held, now)
+        self._release_local(attempt.members[0], attempt, now)  # rank 0 first: a client that knocks
         commit = messages.Commit(claim=claim.nonce, round=attempt.round, proof=attempt.proof)
         for link in attempt.links.values():  # before the store listens backs off for 0.4 s
             self._ctx.send(link, commit)
-        for member in held.members[1:]:
+        for member in attempt.members[1:]:
             self._release_local(member, attempt, now)
         job.note("", now)
         job.settle(now)
@@ -303,80 +305,32 @@ class Seal:
             master_addr=attempt.master.address,
             master_port=attempt.port,
             local=attempt.master,
+            leader_link=None,
         )
         job.release(seat, config, now)
 
-    # ------------------------------------------------------------ the plain form
+    # ------------------------------------------------------------ time
 
-    def _consider_plain(self, now: float) -> None:
-        if now >= self._open_at and not self._opening and not self._claim.contests.open:
-            self._opening = True
-            self._open_proof = self._ctx.stream.nonce()
-            self._open_port(self._open_proof)
-
-    def _opened_plain(self, port: int, now: float) -> None:
-        assert self._open_proof is not None
-        self._opening = False
-        self.open_port = port
-        self._ctx.ports[port] = self._claim.job.job
-        self._ctx.do(actions.CloseProof(proof=self._open_proof, keep=True))
-        self._release_plain(now)
-        self._claim.admit_plain_all()
-
-    def _release_plain(self, now: float) -> None:
-        assert self.open_port is not None
-        addresses = self._ctx.addresses or (LOOPBACK,)
-        # With several interfaces nobody knows yet by which one the others will come.
-        single = len({a.interface for a in addresses}) == 1
-        local = addresses[0] if single else None
-        for seat in self._claim.job.waiting():
-            if seat.join.form is Form.PLAIN and seat.join.rank is not None:
-                config = plain_config(
-                    job=self._claim.job.job,
-                    claim=self._claim.nonce,
-                    rank=seat.join.rank,
-                    master_addr=addresses[0].address,
-                    master_port=self.open_port,
-                    local=local,
-                    leader_host=self._ctx.host,
-                )
-                self._claim.job.release(seat, config, now)
-
-    # ------------------------------------------------------------ time, and the end
-
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> bool:
+        """False if nothing is under way."""
         attempt = self.attempt
-        if attempt is not None and now >= attempt.until:
+        if attempt is None:
+            return False
+        if now >= attempt.until:
             self._abort(self._silent(attempt), now, backoff=True)
-        else:
-            self.consider(now)
+        return True
 
     def _silent(self, attempt: _Attempt) -> str:
         hosts = sorted({p.host for p in attempt.chosen if p.node in attempt.unacked})
         timeout_s = self._ctx.settings.prepare_timeout_s
         if not attempt.port:
-            return f"{self._ctx.host}: no port could be opened within {timeout_s:g} s"
+            what = "its client opened no store" if attempt.store else "no port could be opened"
+            return f"{self._ctx.host}: {what} within {timeout_s:g} s"
         return f"no answer to PREPARE within {timeout_s:g} s from {', '.join(hosts)}"
 
     def deadline(self) -> float | None:
         if self.attempt is not None:
             return self.attempt.until
-        seat = self._claim.leader_seat()
-        if self._claim.job.state is not State.LEADING or seat is None:
+        if self._claim.job.state is not State.LEADING or self._claim.leader_seat() is None:
             return None
-        if seat.join.form is Form.PLAIN:
-            if self._opening or self._claim.contests.open:
-                return None
-            return self._open_at
-        if self._reseal_at:
-            return self._reseal_at
-        return self._last_call[1] if self._last_call else None
-
-    def close(self) -> None:
-        """The claim is over, and nothing is between PREPARE and its outcome."""
-        if self._opening and self._open_proof is not None:
-            self._ctx.do(actions.CloseProof(proof=self._open_proof, keep=False))
-        if self.open_port is not None and self._open_proof is not None:
-            self._ctx.ports.pop(self.open_port, None)
-            self._ctx.do(actions.FreePort(proof=self._open_proof))
-        self._opening = False
+        return self._reseal_at or self.last_call.deadline()

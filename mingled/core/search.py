@@ -5,21 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mingled.core import actions
-from mingled.core.table import State
+from mingled.core.events import Address
+from mingled.core.messages import Advert
+from mingled.core.pursuit import Pursuit
+from mingled.core.table import State, Trigger
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
 
 
 class Search:
-    """The timers of one job's searches."""
+    """The timers of one job's searches, and the leaders being connected to."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._ctx = job.ctx
         self._window_end = 0.0
         self._asked = 0
+        self._next_try_at = 0.0
         self.ask_at = 0.0
+        self.tries: dict[int, Advert] = {}  #: by link
 
     def begin(self, now: float) -> None:
         settings = self._ctx.settings
@@ -33,16 +38,67 @@ class Search:
         self._asked = 0
         self.ask_at = now + self._ctx.settings.query_after_s[0]
 
+    # ------------------------------------------------------------ leaders that were heard
+
     def try_adverts(self, now: float) -> None:
-        """Connect to the best advert whose turn it is. Once we may lead, to one that nobody has
-        tried yet only: the rest may be ghosts, and as a leader we go on to look for them."""
-        if self._job.state is not State.SEARCHING or not self._job.waiting():
+        """Connect to the best advert whose turn it is; while that has not answered, to the next,
+        so that no ghost stands before a live leader."""
+        state = self._job.state
+        if state not in (State.SEARCHING, State.CONNECTING) or not self._job.waiting():
             return
-        may_lead = self._may_lead(now)
+        if state is State.CONNECTING and now < self._next_try_at:
+            return
+        advert = self._next(now)
+        if advert is None:
+            return
+        if state is State.SEARCHING:
+            self._job.to(Trigger.CONNECT)
+        self.follow(advert, now)
+
+    def _next(self, now: float) -> Advert | None:
+        """Once we may lead, or somebody is being tried, one that has not failed yet only: the rest
+        may be ghosts, and as a leader we go on to look for them."""
+        fresh_only = bool(self.tries) or self._may_lead(now)
+        under_way = {advert.claim for advert in self.tries.values()}
         for heard in self._ctx.book.of(self._job.label):
-            if heard.retry_at <= now and not (may_lead and heard.failures):
-                self._job.connect(heard.advert)
-                return
+            due = heard.retry_at <= now and not (fresh_only and heard.failures)
+            if due and heard.advert.claim not in under_way:
+                return heard.advert
+        return None
+
+    def follow(self, advert: Advert, now: float) -> None:
+        """Connect to this one; the state says so already."""
+        self.tries[self._ctx.open(advert.label, advert.addresses, advert.port)] = advert
+        self._next_try_at = now + self._ctx.settings.try_stagger_s
+
+    def others(self, advert: Advert) -> bool:
+        """Another advert is there that nothing speaks against."""
+        book = self._ctx.book.of(self._job.label)
+        return any(not h.failures and h.advert.claim != advert.claim for h in book)
+
+    def opened(self, link: int, local: Address, remote: str, now: float) -> None:
+        """The first that answers is the one; we lock to one leader at a time."""
+        advert = self.tries.pop(link)
+        self.close()
+        self._job.to(Trigger.LOCK)
+        self._job.pursuit = Pursuit(self._job, advert, link, local, remote, now)
+
+    def failed(self, link: int, reason: str, now: float) -> None:
+        advert = self.tries.pop(link)
+        self._ctx.book.failed(advert.label, advert.claim, now)
+        self._ctx.do(actions.Doubt(label=advert.label, claim=advert.claim))
+        if self.tries:
+            self.try_adverts(now)
+        else:
+            self._job.lose_leader(reason, now)
+
+    def close(self) -> None:
+        """Nobody is being connected to any more."""
+        for link in self.tries:
+            self._ctx.do(actions.CloseLink(link=link))
+        self.tries.clear()
+
+    # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
         self.try_adverts(now)
@@ -69,6 +125,8 @@ class Search:
         self.ask_at = now + pause * self._ctx.stream.uniform(1.0, 1.0 + settings.query_jitter)
 
     def deadline(self) -> float | None:
+        if self._job.state is State.CONNECTING:
+            return self._next_try_at if self._next(self._next_try_at) is not None else None
         times: list[float] = []
         if any(s.can_lead for s in self._job.waiting()):
             times.append(self._window_end)

@@ -16,6 +16,7 @@ class Seat:
 
     __slots__ = (
         "adopt_by",
+        "before",
         "config",
         "connected",
         "deadline",
@@ -45,6 +46,7 @@ class Seat:
         self.deadline = None if join.timeout_s is None else now + join.timeout_s
         self.hint_at: float | None = now + hint_after_s
         self.connected = True
+        self.before: int | None = None  #: its rank in the job's last round
         self.config: Config | None = None
         self.token: str | None = None
         self.adopt_by: float | None = None
@@ -71,6 +73,9 @@ class Seat:
             nproc=self.join.nproc,
             user=self.holder.user,
             pid=self.holder.pid,
+            any_user=self.join.any_user,
+            wait=self.join.wait,
+            before=self.before,
         )
 
     def who(self) -> str:
@@ -79,8 +84,23 @@ class Seat:
 
 def tell_failed(participant: ParticipantId, error: MingleError) -> actions.Tell:
     """The end of a join, as its client is to hear it."""
-    failed = local.Failed(code=error.code, sentence=str(error))
-    return actions.Tell(participant=participant, message=failed)
+    return actions.Tell(participant=participant, message=failed_by(error))
+
+
+def failed_by(error: MingleError) -> local.Failed:
+    return local.Failed(code=error.code, sentence=str(error))
+
+
+def owner_conflict(mine: Entry, theirs: Entry, *, here: str, there: str) -> str | None:
+    """Why two users' participants cannot be in one job; None if they can. By name: uids differ
+    between machines. Equal names prove little (everybody is root in a container), so that people
+    are told who joined from where."""
+    if mine.user == theirs.user or (mine.any_user and theirs.any_user):
+        return None
+    return (
+        f"this job is {mine.user}'s on {here}, and {theirs.user} asks for it on {there}; choose "
+        "another job ID, or both of you add --any-user"
+    )
 
 
 def shape_conflict(mine: Entry, theirs: Entry, *, here: str, there: str) -> str | None:

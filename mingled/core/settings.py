@@ -25,6 +25,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     query_jitter: float = 0.2
     """Each interval is stretched by up to this share, so that nodes do not ask in chorus."""
 
+    try_stagger_s: float = 0.25
+    """While one leader's addresses are tried, the next advert is tried this much later (RFC 8305):
+    a ghost's silence must not stand before a live leader."""
+
+    first_word_s: float = 1.0
+    """A leader answers a Join at once. After this another advert is tried, if there is one."""
+
     retry_min_s: float = 0.1
     """First pause before an address that refused a connection is tried again; doubles."""
 
@@ -48,14 +55,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     last_call_s: float = 3.0
     """With min:max sizes: seal when nobody new has come for this long."""
 
+    rejoin_slack_s: float = 5.0
+    """After a loss every known survivor is waited for: its stop grace, and this much to join."""
+
     progress_every_s: float = 0.2
     """Progress is sent at the first change at once, then at most this often: 1,000 joins in a
     second must not become 1,000,000 lines."""
 
-    heartbeat_every_s: float = 2.0
+    heartbeat_every_s: float = 1.0
+    """From the leader's daemon; the others answer."""
 
-    silence_max_s: float = 15.0
-    """A link that is silent for this long is closed: torch's own patience (5 s, three times)."""
+    suspect_after_s: float = 3.0
+    """Silence of this length makes suspect; then fresh connections decide. At 30% loss most links
+    are silent for longer at least once a minute."""
+
+    probe_s: float = 1.0
+    """For one fresh connection, its question and its answer."""
+
+    probe_failures: int = 3
+    """This many in a row, and nothing heard meanwhile: lost, while gathering."""
+
+    silence_sealed_s: float = 15.0
+    """... and in a sealed round no sooner than this: torch's own patience (5 s, three times)."""
+
+    link_stale_s: float = 30.0
+    """A link that stays silent for this long although its other side answers fresh connections is
+    of no use: something between has forgotten it."""
+
+    absent_every_s: float = 5.0
+    """A host whose daemon is gone is asked this often whether it is there itself."""
+
+    attach_min_s: float = 0.5
+    """First pause before a daemon tries again to attach to its round's leader; doubles."""
+
+    attach_max_s: float = 5.0
 
     hint_after_s: float = 10.0
     """With nobody heard for this long, one hint on what to look at."""
@@ -85,6 +118,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     adverts_max: int = 4_096
     """Adverts of all jobs on the LAN kept in memory, 300 bytes each; the oldest go."""
+
+    former_max: int = 64
+    """Jobs whose last ranks are remembered, 100 bytes a node."""
 
     story_max: int = 40
     """Transitions kept for reports and errors."""

@@ -26,6 +26,14 @@ class Form(enum.StrEnum):
     PLAIN = "plain"  #: a rank and no size: rank 0 is announced, everybody else gets its address
 
 
+class Standing(enum.IntEnum):
+    """What a claim to rank 0 rests on; the greater wins over the lesser."""
+
+    NEWCOMER = 0  #: elected, and not in the job's last round: it may lack the checkpoint
+    INCUMBENT = 1  #: elected, and a member of the job's last round
+    EXPLICIT = 2  #: rank 0 was asked for
+
+
 class JobId(str):
     """What a user calls a job. Identity is byte-exact: no case folding, no normalisation."""
 

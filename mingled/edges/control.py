@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from mingled import locks
 from mingled.core import events, local
 from mingled.core.codec import check_version, encode
 from mingled.core.words import ParticipantId
 from mingled.errors import BadInput, DaemonError, MingleError, NotPermitted, Refused
 from mingled.namespaces import pid_namespace
-from mingled.processes import open_peer, open_pid
+from mingled.processes import ancestors, open_peer, open_pid
 
 FIRST_LINE_S = 5.0
 """A client that connects and says nothing holds a descriptor: not for longer than this."""
@@ -82,6 +84,10 @@ def _listen(path: Path, mode: int) -> socket.socket:
     return sock
 
 
+class _OtherNamespace(NotPermitted):
+    code = local.OTHER_NAMESPACE
+
+
 class _Client:
     """One connection."""
 
@@ -89,7 +95,13 @@ class _Client:
         self.writer = writer
         self.uid = uid
         self.participant: ParticipantId | None = None
+        self.reattach: int | None = None  #: its request to be a participant's, unanswered
         self.pidfd: int | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether it may say nothing for as long as it likes."""
+        return self.participant is not None or self.reattach is not None
 
     def send(self, message: local.Local) -> None:
         transport = self.writer.transport
@@ -116,7 +128,7 @@ class Control:
         self._server: asyncio.Server | None = None
         self._participants: dict[ParticipantId, _Client] = {}
         self._requests: dict[int, _Client] = {}
-        self._opened: dict[int, tuple[int, int]] = {}  #: adopt requests: pid and its pidfd
+        self._opened: dict[int, tuple[int, int]] = {}  #: holders to be: pid and its pidfd
         self._count = 0
         self._per_user: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,6 +146,9 @@ class Control:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _pid, pidfd in self._opened.values():
+            os.close(pidfd)
+        self._opened.clear()
 
     # ------------------------------------------------------------ actions
 
@@ -146,9 +161,26 @@ class Control:
         client = self._requests.pop(request, None)
         if client is not None:
             client.send(message)
+            if client.reattach == request:
+                client.reattach = None
+                if client.participant is None:  # refused
+                    client.writer.close()
         opened = self._opened.pop(request, None)
         if opened is not None:
             os.close(opened[1])
+
+    def seat(self, participant: ParticipantId, request: int) -> None:
+        """The connection behind `request`, a Reattach, becomes the participant's."""
+        if request in self._opened:
+            self.rehold(participant, request)
+        client = self._requests.get(request)
+        if client is None:
+            if participant not in self._participants:  # it hung up before it was somebody's
+                self._emit(events.ClientVanished(participant=participant))
+            return
+        self.release(participant)  # of another connection, which is replaced
+        client.participant = participant
+        self._participants[participant] = client
 
     def rehold(self, participant: ParticipantId, request: int) -> None:
         pid, pidfd = self._opened.pop(request)
@@ -219,11 +251,11 @@ class Control:
             self._request(local.request_decoder.decode(line), client, holder)
             asked = True
             # A participant stays; whoever only asked makes room for others.
-            timeout = None if client.participant is not None else FIRST_LINE_S
+            timeout = None if client.stays else FIRST_LINE_S
 
     def _request(
         self,
-        request: local.Join | local.Leave | local.Adopt | local.Status,
+        request: local.Request,
         client: _Client,
         holder: events.Holder,
     ) -> None:
@@ -233,6 +265,20 @@ class Control:
         match request:
             case local.Join():
                 self._join(request, client, holder)
+            case local.Reattach():
+                self._reattach(request, client, holder)
+            case local.StoreOpened():
+                self._emit(
+                    events.StoreOpened(
+                        participant=self._joined(client), proof=request.proof, port=request.port
+                    )
+                )
+            case local.StoreFailed():
+                self._emit(
+                    events.StoreFailed(
+                        participant=self._joined(client), proof=request.proof, reason=request.reason
+                    )
+                )
             case local.Leave():
                 self._requests[self._count] = client
                 self._emit(
@@ -269,21 +315,47 @@ class Control:
                 self._emit(events.StatusAsked(request=self._count, uid=client.uid))
 
     def _join(self, join: local.Join, client: _Client, holder: events.Holder) -> None:
-        if client.participant is not None:
-            raise BadInput(f"job {join.job}: one join a connection; open another one")
-        if join.netns is not None and self._netns is not None and join.netns != self._netns:
-            # The proof would be made in a network that the client does not live in.
-            sentence = (
-                f"job {join.job}: this daemon lives in network namespace {self._netns}, you in "
-                f"{join.netns}; it cannot speak for you"
-            )
-            client.send(local.Failed(code=local.OTHER_NAMESPACE, sentence=sentence))
-            return
-        if holder.uid < 0:
-            raise DaemonError(f"job {join.job}: the kernel does not say who you are")
+        self._check(join, client, holder)
         participant = ParticipantId(os.urandom(16).hex())
         client.participant = participant
         self._participants[participant] = client
         if client.pidfd is not None:
             self._watch(participant, holder.pid, os.dup(client.pidfd))
+        if join.adopt:  # the shell that evaluates is above the process that asks
+            holder = msgspec.structs.replace(holder, ancestors=ancestors(holder.pid))
         self._emit(events.JoinAsked(participant=participant, join=join, holder=holder))
+
+    def _reattach(self, asked: local.Reattach, client: _Client, holder: events.Holder) -> None:
+        self._check(asked.join, client, holder)
+        client.reattach = self._count
+        self._requests[self._count] = client
+        if client.pidfd is not None:  # its own copy: the client may hang up before it is seated
+            self._opened[self._count] = (holder.pid, os.dup(client.pidfd))
+        self._emit(
+            events.ReattachAsked(
+                request=self._count,
+                participant=asked.participant,
+                join=asked.join,
+                config=asked.config,
+                holder=holder,
+            )
+        )
+
+    def _check(self, join: local.Join, client: _Client, holder: events.Holder) -> None:
+        """Whether this connection can be a participant's."""
+        if client.stays:
+            raise BadInput(f"job {join.job}: one join a connection; open another one")
+        if join.netns is not None and self._netns is not None and join.netns != self._netns:
+            # The proof would be made in a network that the client does not live in.
+            raise _OtherNamespace(
+                f"job {join.job}: this daemon lives in network namespace {self._netns}, you in "
+                f"{join.netns}; it cannot speak for you"
+            )
+        if holder.uid < 0:
+            raise DaemonError(f"job {join.job}: the kernel does not say who you are")
+
+    @staticmethod
+    def _joined(client: _Client) -> ParticipantId:
+        if client.participant is None:
+            raise BadInput("a store is opened by rank 0 of a job; join one on this connection")
+        return client.participant

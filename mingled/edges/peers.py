@@ -44,6 +44,23 @@ PORTS_TRIED = 64
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
+class Unreached(OSError):
+    """No connection to a daemon; the text names each address and why. `answered`: its host is
+    there all the same, as it refused or reset one."""
+
+    def __init__(self, code: int, reason: str, *, answered: bool) -> None:
+        super().__init__(code, reason)
+        self.answered = answered
+
+
+_HOST_ANSWERED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE})
+"""All else is what the kernel gave up on, or what something on the way has said."""
+
+
+def _answered(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _HOST_ANSWERED
+
+
 async def dial(address: str, port: int, label: Label) -> Stream:
     """One connection to one address, no longer than CONNECT_S. Raises `OSError`."""
     del label  # names the job to the encryption layer
@@ -115,6 +132,7 @@ class Peers:
         self._emit = emit
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._stuck: set[int] = set()  #: hung up on by us, as nothing was read there
         self._accepted = 0
         self._server: asyncio.Server | None = None
 
@@ -146,6 +164,7 @@ class Peers:
         if writer is None or writer.transport.is_closing():
             return  # its end is, or will be, an event of its own
         if writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+            self._stuck.add(link)
             writer.transport.abort()
             return
         writer.write(encode(message))
@@ -165,7 +184,9 @@ class Peers:
             local, remote = _ends(writer)
         except Exception as error:  # whatever it is, the core must not wait for ever
             self._tasks.pop(link, None)
-            self._emit(events.LinkFailed(link=link, reason=str(error) or type(error).__name__))
+            reason = str(error) or type(error).__name__
+            answered = isinstance(error, Unreached) and error.answered
+            self._emit(events.LinkFailed(link=link, reason=reason, answered=answered))
             return
         self._writers[link] = writer
         self._emit(events.LinkOpened(link=link, local=local, remote_address=remote))
@@ -190,7 +211,7 @@ class Peers:
     async def _read(
         self, link: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        reason = "hung up"
+        reason, answered = "hung up", True
         try:
             while True:
                 line = await reader.readuntil(b"\n")
@@ -203,32 +224,36 @@ class Peers:
         except BadInput as error:
             reason = f"sent what is no message: {error}"
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason, answered = error.strerror or str(error), _answered(error)
         finally:
+            if link in self._stuck:  # to asyncio it looks as if the other side had hung up
+                self._stuck.discard(link)
+                reason, answered = f"left {UNSENT_BYTES_MAX} bytes unread", False
             self._tasks.pop(link, None)
             ours = self._writers.pop(link, None) is not None
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         if ours:
-            self._emit(events.LinkClosed(link=link, reason=reason))
+            self._emit(events.LinkClosed(link=link, reason=reason, answered=answered))
 
 
 def _ends(writer: asyncio.StreamWriter) -> tuple[Address, str]:
     sockname, peername = writer.get_extra_info("sockname"), writer.get_extra_info("peername")
     if not sockname or not peername:  # reset before asyncio could ask
         writer.close()
-        raise OSError(errno.ENOTCONN, "connected, and reset at once")
+        raise Unreached(errno.ENOTCONN, "connected, and reset at once", answered=True)
     local, remote = _plain(sockname[0]), _plain(peername[0])
     return Address(address=local, interface=interface_of(local)), remote
 
 
 async def race(addresses: Sequence[str], port: int, label: Label) -> Stream:
-    """RFC 8305 over one leader's addresses, best first. Raises `OSError` naming each and why."""
+    """RFC 8305 over one leader's addresses, best first. Raises `Unreached`."""
     if not addresses:
-        raise OSError(errno.EADDRNOTAVAIL, "the advert names no address")
+        raise Unreached(errno.EADDRNOTAVAIL, "the advert names no address", answered=False)
     attempts: list[asyncio.Task[Stream]] = []
     winner: asyncio.Task[Stream] | None = None
+    taken: asyncio.Task[Stream] | None = None
     try:
         for address in addresses:
             attempts.append(asyncio.create_task(dial(address, port, label)))
@@ -240,11 +265,14 @@ async def race(addresses: Sequence[str], port: int, label: Label) -> Stream:
             better = attempts[: attempts.index(winner)]
             winner = await _first(better, BETTER_S) or winner
         if winner is None:
-            raise OSError(errno.EHOSTUNREACH, _reasons(addresses, port, attempts))
+            answered = any(_answered(attempt.exception()) for attempt in attempts)
+            reasons = _reasons(addresses, port, attempts)
+            raise Unreached(errno.EHOSTUNREACH, reasons, answered=answered)
+        taken = winner
         return winner.result()
     finally:
         for attempt in attempts:
-            if attempt is not winner:
+            if attempt is not taken:  # all of them where the race itself is called off
                 attempt.cancel()
                 attempt.add_done_callback(_discard)
 

@@ -6,6 +6,8 @@ import os
 import warnings
 from types import TracebackType
 
+import msgspec
+
 from mingled import client
 from mingled.core import local
 from mingled.core.config import Config, Member
@@ -13,7 +15,7 @@ from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import TUNING, check_interfaces, defaults, environment
 from mingled.net.gpus import processes
-from mingled.wording import released_line, waiting_line
+from mingled.wording import released_lines, split_warning, waiting_line
 
 TIMEOUT_S = 600.0
 """torch's own join timeout."""
@@ -23,7 +25,9 @@ class DdpConfig:
     """One participant of a sealed round: everything that a framework wants to know.
 
     The lease, by which the others know that this participant lives, lasts until `leave()`, the end
-    of a `with` block, or the end of the process; not until garbage collection.
+    of a `with` block, or the end of the process; not until garbage collection. Should its daemon
+    end before that, nobody watches it any more: training goes on, the others may be told that it is
+    unwatched, and only `mingle-wait`, which stays beside its CMD, finds another daemon for it.
     """
 
     def __init__(self, lease: client.Lease) -> None:
@@ -164,6 +168,9 @@ def join(
     node_rank: int | None = None,
     nproc_per_node: int | str | None = None,
     timeout: float | None = TIMEOUT_S,
+    last_call: float | None = None,
+    wait: bool = True,
+    any_user: bool = False,
 ) -> DdpConfig:
     """Take part in a job, wait until everybody is here, and return this participant's config.
 
@@ -174,6 +181,11 @@ def join(
     and `WORLD_SIZE` in the environment are defaults where `nnodes` is not given, and `NODE_RANK`
     where it is.
 
+    With MIN:MAX nodes the round starts when MAX are here, or when at least MIN are and nobody new
+    came for `last_call` seconds (0 to 86,400; None: as the daemon has it, 3 s unless it was told
+    otherwise). Where a round of the job runs already this one waits for the next; with `wait=False`
+    it is refused. `any_user=True` lets other users' participants into the job.
+
     Raises `BadInput` for arguments that cannot work, `JoinTimeout`, `Refused` and `Conflict` with
     a sentence that names the other side, `DaemonError` where no daemon can be had, and
     `Indeterminate` where the outcome cannot be known.
@@ -181,16 +193,31 @@ def join(
     A second join of the same job by the same process replaces the first. Who is here and what is
     missing goes to the logger `mingled` (INFO); hints and warnings are `UserWarning`s.
     """
-    _check_types(job, nnodes, world_size, rank, node_rank, nproc_per_node, timeout)
+    _check_types(job, nnodes, world_size, rank, node_rank, nproc_per_node, timeout, last_call)
+    for name, value in (("wait", wait), ("any_user", any_user)):
+        if not isinstance(value, bool):
+            raise BadInput(f"job {job}: mingled.join({name}={value!r}): want True or False")
     request = _request(
-        JobId(job), nnodes, world_size, rank, node_rank, nproc_per_node, timeout, dict(os.environ)
+        JobId(job), nnodes, world_size, rank, node_rank, nproc_per_node, dict(os.environ)
     )
+    if last_call is not None and request.size_min == request.size_max:
+        raise BadInput(
+            f'job {job}: last_call is for a range of nodes, as in nnodes="2:4"; leave last_call '
+            "out, or give a range"
+        )
+    request = msgspec.structs.replace(
+        request, timeout_s=timeout, last_call_s=last_call, wait=wait, any_user=any_user
+    )
+    warning = split_warning(job, request.size_min, request.size_max)
+    if warning is not None:
+        warnings.warn(warning, UserWarning, stacklevel=2)
     if any(os.environ.get(name) for name, _ in TUNING):
         from mingled.net.interfaces import interface_names
 
         check_interfaces(os.environ, interface_names())
     lease = client.join(request, lambda message: _told(request, message))
-    _log(f"job {job}: {released_line(lease.config, lease.found_s, lease.waited_s)}")
+    for line in released_lines(lease.config, lease.found_s, lease.waited_s):
+        _log(f"job {job}: {line}")
     for known, other in list(_LEASES.items()):
         if other.config.job == job:  # the daemon has replaced it
             del _LEASES[known]
@@ -207,18 +234,21 @@ def _check_types(
     node_rank: object,
     nproc_per_node: object,
     timeout: object,
+    last_call: object,
 ) -> None:
     """`BadInput` that names the argument: notebooks have no type checker."""
     if not isinstance(job, str):
         raise BadInput(f"mingled.join(job={job!r}): want a str, the same on every machine")
     number, text = (int, type(None)), (int, str, type(None))
+    seconds = (int, float, type(None))
     for name, value, kinds in (
         ("nnodes", nnodes, text),
         ("world_size", world_size, number),
         ("rank", rank, number),
         ("node_rank", node_rank, number),
         ("nproc_per_node", nproc_per_node, text),
-        ("timeout", timeout, (int, float, type(None))),
+        ("timeout", timeout, seconds),
+        ("last_call", last_call, seconds),
     ):
         if not isinstance(value, kinds) or isinstance(value, bool):
             words = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
@@ -245,7 +275,6 @@ def _request(
     rank: int | None,
     node_rank: int | None,
     nproc_per_node: int | str | None,
-    timeout: float | None,
     environ: dict[str, str],
 ) -> local.Join:
     if "TORCHELASTIC_RUN_ID" in environ:
@@ -273,7 +302,6 @@ def _request(
             size_max=high,
             rank=node_rank,
             nproc=processes("1" if nproc_per_node is None else str(nproc_per_node), env=environ),
-            timeout_s=timeout,
         )
     if world_size is None:
         world_size = _number(job, given, "WORLD_SIZE")
@@ -285,7 +313,6 @@ def _request(
         size_min=world_size or 0,
         size_max=world_size or 0,
         rank=rank,
-        timeout_s=timeout,
     )
 
 

@@ -8,8 +8,9 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mingled import client
 from mingled.core import local
@@ -27,9 +28,17 @@ PATIENCE_S = 60
 class Running:
     """One process, its words read as they come. A context: it has ended after the block."""
 
-    def __init__(self, *command: str | Path, stderr: int = subprocess.PIPE) -> None:
+    def __init__(
+        self,
+        *command: str | Path,
+        stderr: int = subprocess.PIPE,
+        env: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr)
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=stderr, env=env, **more
+        )
         self.out = ""
         self.err = ""
         streams = (("out", self.process.stdout), ("err", self.process.stderr))

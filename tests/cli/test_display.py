@@ -11,12 +11,21 @@ import termios
 from typing import Any, TextIO
 
 import pytest
+from msgspec.structs import replace
 
 from mingled.cli.display import Display
 from mingled.core import local
+from mingled.core.config import Member
 from mingled.core.messages import Running, Seen
 from mingled.core.words import Form
-from mingled.wording import clean, released_line, waiting_line
+from mingled.wording import (
+    clean,
+    gone_line,
+    released_line,
+    roster_line,
+    split_warning,
+    waiting_line,
+)
 from tests.core.samples import CONFIG
 
 HOSTILE = "gpu1\x1b[2J\r\n\x9b31m\u202e\x07"
@@ -36,10 +45,9 @@ def progress(*hosts: str, **changes: Any) -> local.Progress:
     return local.Progress(**(values | changes))
 
 
-def gone(how: Any) -> local.Gone:
-    return local.Gone(
-        job="bert", round=1, rank=1, host="gpu2", address="10.0.0.2", how=how, reason="exit 1"
-    )
+def gone(how: Any, **changes: Any) -> local.Gone:
+    values: dict[str, Any] = {"reason": "exit 1", "host": "gpu2"} | changes
+    return local.Gone(job="bert", round=1, rank=1, address="10.0.0.2", how=how, **values)
 
 
 # ---------------------------------------------------------------- sentences
@@ -92,6 +100,100 @@ def test_the_waiting_line(said: local.Progress, form: Form, line: str) -> None:
     assert waiting_line(said, form) == line
 
 
+def seen(*whos: str) -> tuple[Seen, ...]:
+    words = [who.split("@") for who in whos]
+    return tuple(Seen(host=host, rank=None, user=user) for user, host in words)
+
+
+@pytest.mark.parametrize(
+    ("present", "names"),
+    [
+        (seen("ann@gpu1", "ann@gpu2", "ann@gpu2"), "gpu1, gpu2"),
+        (seen("ann@gpu1", "bob@gpu2", "bob@gpu2"), "ann@gpu1, bob@gpu2"),
+        (seen("ann@gpu1", "bob@gpu1"), "ann@gpu1, bob@gpu1"),
+        (seen("ann@gpu1", "@gpu2"), "ann@gpu1, gpu2"),
+        (seen("@gpu1", "@gpu2"), "gpu1, gpu2"),
+    ],
+)
+def test_users_are_named_where_they_differ(present: tuple[Seen, ...], names: str) -> None:
+    said = progress(present=present, here=len(present))
+    line = waiting_line(said, Form.PROCESS)
+    assert line.startswith(f"{len(present)}/4 here: {names}; waiting for ")
+
+
+def test_the_roster_line_names_each_node_once() -> None:
+    def member(rank: int, node: int, user: str = "ann", host: str = "gpu") -> Member:
+        return Member(
+            rank=rank,
+            node_rank=node,
+            local_index=0,
+            nproc=1,
+            global_rank=rank,
+            host=f"{host}{node}",
+            address=f"10.0.0.{node}",
+            user=user,
+            node=f"{node:032x}",
+            participant=f"{rank:032x}",
+        )
+
+    def line(*members: Member, **changes: Any) -> str | None:
+        return roster_line(replace(CONFIG, members=members, **changes))
+
+    assert line(member(0, 2), member(1, 1), member(2, 2)) == (
+        "with gpu2 (10.0.0.2, ann), gpu1 (10.0.0.1, ann)"
+    )
+    assert line(member(0, 1), member(1, 1, "bob"), member(2, 2, "")) == (
+        "with gpu1 (10.0.0.1, ann, bob), gpu2 (10.0.0.2)"
+    )
+    assert line(member(0, 1), member(1, 1)) is None  # all on this node
+    assert line(form=Form.PLAIN) is None
+    many = line(*(member(n, n) for n in range(28)))
+    assert many is not None
+    assert many.endswith("gpu15 (10.0.0.15, ann) and 12 more")
+    assert "more" not in (line(*(member(n, n) for n in range(16))) or "")
+    hostile = line(member(0, 1, user=HOSTILE), member(1, 2, host=HOSTILE))
+    assert hostile is not None
+    assert hostile.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("word", "form", "line"),
+    [
+        (gone("lost"), Form.LAUNCHER, "gpu2 (10.0.0.2, node rank 1) lost just now: exit 1"),
+        (gone("lost", ago_s=0.99), Form.PROCESS, "gpu2 (10.0.0.2, rank 1) lost just now: exit 1"),
+        (gone("lost", ago_s=4.4), Form.PLAIN, "gpu2 (10.0.0.2, rank 1) lost 4 s ago: exit 1"),
+        (gone("left"), Form.PROCESS, ""),
+        (gone("running"), Form.PROCESS, "gpu2 (10.0.0.2, rank 1) is watched again"),
+        (
+            gone("unwatched", reason="its daemon ended"),
+            Form.PROCESS,
+            "gpu2 (10.0.0.2, rank 1) is no longer watched (its daemon ended): its host answers, it "
+            "may well go on",
+        ),
+    ],
+)
+def test_what_became_of_a_member(word: local.Gone, form: Form, line: str) -> None:
+    assert gone_line(word, form) == line
+    assert gone_line(gone(word.how, host=HOSTILE, reason=HOSTILE), form).isprintable() or not line
+
+
+@pytest.mark.parametrize(
+    ("sizes", "safe"), [((2, 8), "5:8"), ((2, 4), "3:4"), ((1, 2), "2:2"), ((4, 9), "5:9")]
+)
+def test_a_range_that_lets_two_halves_start(sizes: tuple[int, int], safe: str) -> None:
+    warning = split_warning("bert", *sizes)
+    assert warning is not None
+    assert warning.startswith("job bert: with {}:{} both halves".format(*sizes))
+    assert warning.endswith(f" {safe}")
+    low, high = (int(text) for text in safe.split(":"))
+    assert split_warning("bert", low, high) is None
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (1, 1), (4, 4), (5, 8), (2, 3)])
+def test_a_range_that_does_not(sizes: tuple[int, int]) -> None:
+    assert split_warning("bert", *sizes) is None
+
+
 def test_the_released_line_names_the_place_and_the_time() -> None:
     assert released_line(CONFIG, 0.018, 1.204) == (
         "rank 0 is gpu1 (10.0.0.1:29512); this is node rank 0 of 1 on eth0 (10.0.0.1) "
@@ -127,14 +229,13 @@ def test_a_line_at_each_change_and_none_for_the_same() -> None:
     assert all(line.isprintable() for line in lines)
 
 
-def test_whoever_ends_is_named_unless_in_peace() -> None:
+def test_the_next_wait_may_say_the_same() -> None:
     out = io.StringIO()
-    display = Display("bert", Form.LAUNCHER, out)
-    for how in ("left", "lost", "unwatched"):
-        display.told(gone(how))
-    lost, unwatched = out.getvalue().splitlines()
-    assert "gpu2 (10.0.0.2, node rank 1) is lost: exit 1" in lost
-    assert "gpu2 (10.0.0.2, node rank 1) is no longer watched" in unwatched
+    display = Display("bert", Form.PROCESS, out)
+    for _ in range(2):
+        display.told(progress("gpu1"))
+        display.close()
+    assert len(out.getvalue().splitlines()) == 2
 
 
 def test_a_broken_stderr_stops_nothing() -> None:

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from mingled.cli.forms import Flags, Wish, seconds, wish
+from mingled.cli.forms import (
+    STOP_GRACE,
+    Flags,
+    Reaction,
+    Wish,
+    reaction,
+    seconds,
+    wish,
+)
+from mingled.core.local import STOP_GRACE_S
 from mingled.core.words import Form
 from mingled.errors import BadInput
 from mingled.frameworks.environment import EXPORTED, exported
@@ -87,6 +96,36 @@ def test_what_an_earlier_job_exported_is_not_read_back() -> None:
     assert shape(wished(env=changed, world_size=4)) == (Form.PROCESS, 4, 4, 3, 1)
 
 
+def test_what_else_is_asked() -> None:
+    plain = wished(nnodes="2:4").join
+    assert (plain.last_call_s, plain.wait, plain.any_user) == (None, True, False)
+    assert plain.stop_grace_s == STOP_GRACE_S == seconds(STOP_GRACE, "--stop-grace")
+    asked = wished(nnodes="2:4", last_call="0", wait=False, any_user=True, stop_grace="1m30s").join
+    assert (asked.last_call_s, asked.wait, asked.any_user) == (0, False, True)
+    assert asked.stop_grace_s == 90
+    assert wished(nnodes="2", stop_grace="0").join.stop_grace_s == 0
+
+
+def test_what_follows_a_loss() -> None:
+    def follows(*words: Any, cmd: bool = True, exec_: bool = False) -> Reaction:
+        return reaction("bert", *words, cmd=cmd, exec_=exec_)
+
+    assert follows("warn", None) == Reaction("warn", 3)
+    assert follows("warn", None, exec_=True) == follows("warn", None, cmd=False) == Reaction()
+    assert follows("restart", None) == Reaction("restart", 3)
+    assert follows("restart", 0) == Reaction("restart", 0)
+    assert follows("stop", None).on_lost == "stop"
+    for words, kinds, sentence in (
+        (("stop", 1), {}, "delete --max-restarts, or add --on-lost restart"),
+        (("warn", 0), {}, "delete --max-restarts, or add --on-lost restart"),
+        (("stop", None), {"cmd": False}, "delete --on-lost stop, or add -- CMD"),
+        (("restart", 1), {"cmd": False}, "delete --on-lost restart and --max-restarts"),
+        (("stop", None), {"exec_": True}, "delete --exec, or --on-lost stop"),
+    ):
+        with pytest.raises(BadInput, match=re.escape(sentence)):
+            follows(*words, **kinds)
+
+
 # ---------------------------------------------------------------- refused, naming what to do
 
 
@@ -111,6 +150,11 @@ def test_what_an_earlier_job_exported_is_not_read_back() -> None:
         ("", {"nnodes": "2", "nproc_per_node": "0"}, "--nproc-per-node 0"),
         ("", {"nnodes": "2", "nproc_per_node": ""}, "not a number, nor gpu, cpu or auto"),
         ("", {"nnodes": "2", "rank": 0}, "delete one kind"),
+        ("", {"nnodes": "2", "last_call": "3s"}, "delete --last-call, or give a range"),
+        ("", {"rank": 0, "last_call": "3s"}, "delete --last-call, or give a range"),
+        ("", {"nnodes": "2:4", "last_call": "none"}, "--last-call 'none': want a time"),
+        ("", {"nnodes": "2:4", "last_call": "25h"}, "a last call of 90000 s is not between"),
+        ("", {"nnodes": "2", "stop_grace": "none"}, "--stop-grace 'none': want a time"),
         ("", {"nproc_per_node": "2", "world_size": 2}, "delete one kind"),
         ("torchrun t.py", {"world_size": 2}, "delete --world-size and --rank"),
         ("torchrun --nnodes 2 t.py", {"rank": 0}, "delete --world-size and --rank"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mingled.cli import torchrun
 from mingled.core.config import Config, Member
-from mingled.core.words import Form
+from mingled.core.words import Form, Nonce
 from mingled.errors import BadInput
 from mingled.frameworks.environment import environment
 
@@ -37,7 +37,7 @@ def config(master_addr: str = "10.0.0.1") -> Config:
         job="bert",
         form=Form.LAUNCHER,
         round=1,
-        claim="c" * 32,
+        claim=Nonce("c" * 32),
         rank=1,
         master_addr=master_addr,
         master_port=29512,
@@ -294,7 +294,7 @@ def test_whatever_torch_accepts_we_read_alike(words: list[str]) -> None:
     assert [word for word in theirs if word != "--"] == [word for word in ours if word != "--"]
     flag = found.flag("nnodes")
     assert args.nnodes == (flag.value if flag else "1:1")
-    assert args.nproc_per_node == (found.nproc or "1")
+    assert args.nproc_per_node == ("1" if found.nproc is None else found.nproc)
     assert args.node_rank == (found.node_rank or 0)
     assert args.max_restarts == (found.max_restarts or 0)
     assert args.standalone == (found.flag("standalone") is not None)

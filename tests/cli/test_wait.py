@@ -140,7 +140,7 @@ def test_the_config_as_json(runtime: Path) -> None:
     command = [WAIT, "--job", JOB, "--world-size", "1", "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     said = msgspec.json.decode(done.stdout)
-    config = msgspec.convert(said["config"], Config)
+    config = msgspec.convert(said["config"], Config, dec_hook=lambda kind, word: kind(word))
     assert (config.job, config.rank, config.world_size) == (JOB, 0, 1)
     assert said["adopt"].startswith(f"{runtime}/")
 

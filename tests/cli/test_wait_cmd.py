@@ -14,11 +14,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mingled.core import local
-from mingled.core.codec import encode
-from mingled.core.config import Config
-from mingled.core.words import ParticipantId
-
 BIN = Path(sys.executable).parent
 JOB = f"bert-{os.getpid()}"
 """Not the one of another run of these tests: all use this machine's loopback."""
@@ -206,41 +201,6 @@ def test_signals_are_forwarded(runtime: Path, name: str) -> None:
     process.send_signal(signal.Signals[f"SIG{name}"])
     assert process.wait(60) == 5
     process.communicate()
-
-
-def test_news_that_come_along_with_the_config_are_told(runtime: Path, tmp_path: Path) -> None:
-    """Of a member that was lost before this client had read its config."""
-    path = tmp_path / "daemon"
-    config = msgspec.convert(
-        {"job": JOB, "form": "process", "claim": "0" * 32, "leader_host": "gpu1", "members": []}
-        | {"interface": None, "address": None}
-        | {"master_addr": "127.0.0.1", "master_port": 29500, "round": 1, "rank": 0, "nnodes": 2}
-        | {"node_rank": 0, "nproc_per_node": 1, "global_rank": 0, "world_size": 2}
-        | {"local_rank": 0, "local_world_size": 1},
-        Config,
-    )
-    ready = local.Ready(participant=ParticipantId("1" * 32), config=config)
-    gone = local.Gone(
-        job=JOB, round=1, rank=1, host="gpu2", address="10.0.0.2", how="lost", reason="exit 1"
-    )
-    with socket.socket(socket.AF_UNIX) as daemon:
-        daemon.bind(str(path))
-        daemon.listen()
-        process = subprocess.Popen(
-            [str(BIN / "mingle-wait"), *ONE, "--", "cat"],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "MINGLE_SOCKET": str(path)},
-        )
-        connection, _ = daemon.accept()
-        with connection:
-            connection.sendall(encode(ready) + encode(gone))
-            assert process.stderr is not None
-            assert "rank 0 is gpu1" in process.stderr.readline()
-            assert "gpu2 (10.0.0.2, rank 1) is lost: exit 1" in process.stderr.readline()
-    process.communicate(timeout=60)
-    assert process.returncode == 0
 
 
 def test_exec_replaces_the_process(runtime: Path) -> None:

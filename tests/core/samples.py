@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mingled.core import config, local, messages
-from mingled.core.words import Form, JobId, Label, NodeId, Nonce, ParticipantId
+from mingled.core.words import Form, JobId, Label, NodeId, Nonce, ParticipantId, Standing
 
 JOB = JobId("bert")
 LABEL = Label("abcdefghijklmnopqrstuvwxyz")
@@ -12,7 +12,9 @@ CLAIM = Nonce("0" * 31 + "2")
 PROOF = Nonce("0" * 31 + "3")
 WHO = ParticipantId("0" * 31 + "4")
 
-CARD = messages.NodeCard(node=NODE, host="gpu1", port=29400, addresses=("10.0.0.1", "fd00::1"))
+CARD = messages.NodeCard(
+    node=NODE, host="gpu1", port=29400, ring_port=41873, addresses=("10.0.0.1", "fd00::1")
+)
 ADVERT = messages.Advert(
     version=1, key_id="none", label=LABEL, claim=CLAIM, port=29400, addresses=("10.0.0.1",)
 )
@@ -25,9 +27,15 @@ ENTRY = messages.Entry(
     nproc=8,
     user="ann",
     pid=4711,
+    any_user=True,
+    wait=False,
+    before=3,
 )
 RUNNING = messages.Running(round=1, since_s=12.5, hosts=("gpu1", "gpu2"), size=2)
-SEEN = (messages.Seen(host="gpu1", rank=0), messages.Seen(host="gpu2", rank=None))
+SEEN = (
+    messages.Seen(host="gpu1", rank=0, user="ann"),
+    messages.Seen(host="gpu2", rank=None, user="ann", address="10.0.0.2"),
+)
 MEMBER = config.Member(
     rank=0,
     node_rank=0,
@@ -59,11 +67,12 @@ CONFIG = config.Config(
     local_world_size=8,
     members=(MEMBER,),
     leader_host="gpu1",
+    leader_link=("10.0.0.1", 29400),
 )
 
 PEER: tuple[messages.Message, ...] = (
     messages.Join(label=LABEL, claim=CLAIM, job=JOB, node=CARD, entries=(ENTRY,), prepared=PROOF),
-    messages.Welcome(claim=CLAIM, node=CARD, seen_address="10.0.0.2"),
+    messages.Welcome(claim=CLAIM, node=CARD, seen_address="10.0.0.2", standing=Standing.INCUMBENT),
     messages.Refuse(claim=CLAIM, code="refused", sentence="job bert: no", participants=(WHO,)),
     messages.Progress(
         claim=CLAIM,
@@ -82,6 +91,8 @@ PEER: tuple[messages.Message, ...] = (
         master_addr="10.0.0.1",
         master_port=29512,
         members=(MEMBER,),
+        ring_ports=(41873,),
+        store=True,
     ),
     messages.Ack(claim=CLAIM, round=1, proof=PROOF),
     messages.Nack(claim=CLAIM, round=1, proof=PROOF, reason="TCP 29512 on gpu1: no answer"),
@@ -96,16 +107,18 @@ PEER: tuple[messages.Message, ...] = (
         job=JOB,
         node=CARD,
         user="ann",
-        explicit=True,
+        standing=Standing.EXPLICIT,
         sealed=False,
         busy=True,
     ),
     messages.Redirect(claim=CLAIM, advert=ADVERT, host="gpu1"),
     messages.Dismiss(claim=CLAIM, reason="rank 0 has ended"),
     messages.Ended(claim=CLAIM, round=1, participant=WHO, left=False, reason="exit 1"),
-    messages.Gone(claim=CLAIM, round=1, rank=3, left=True, reason="exit 0"),
+    messages.Gone(claim=CLAIM, round=1, rank=3, how="lost", reason="silent for 15 s", ago_s=15.5),
+    messages.Attach(label=LABEL, claim=CLAIM, round=1, node=CARD, participants=(WHO,)),
+    messages.Attached(claim=CLAIM, round=1, node=NODE, members=(MEMBER,), fates=("unwatched",)),
     messages.Ping(claim=CLAIM),
-    messages.Pong(claim=CLAIM),
+    messages.Pong(claim=CLAIM, node=NODE),
 )
 
 REQUESTS: tuple[local.Local, ...] = (
@@ -119,7 +132,20 @@ REQUESTS: tuple[local.Local, ...] = (
         timeout_s=600.0,
         netns=4026531840,
         adopt=True,
+        last_call_s=5.0,
+        wait=False,
+        any_user=True,
+        stop_grace_s=60.0,
+        lost="CMD ended with exit 1",
+        store=True,
     ),
+    local.Reattach(
+        join=local.Join(job=JOB, form=Form.LAUNCHER, size_min=1, size_max=1),
+        participant=WHO,
+        config=CONFIG,
+    ),
+    local.StoreOpened(proof=PROOF, port=40001),
+    local.StoreFailed(proof=PROOF, reason="no memory"),
     local.Leave(job=JOB, participant=WHO, lost=True, reason="exit 1"),
     local.Adopt(token="t0ken", pid=4711),
     local.Status(),
@@ -139,10 +165,18 @@ REPLIES: tuple[local.Local, ...] = (
         note="gpu3: no answer",
     ),
     local.Notice(kind="hint", sentence="job bert: nobody else was heard for 10 s."),
+    local.OpenStore(proof=PROOF, address="10.0.0.1"),
     local.Ready(participant=WHO, config=CONFIG, token="t0ken", found_s=0.25, waited_s=1.5),
     local.Failed(code="timeout", sentence="job bert: no rendezvous"),
     local.Gone(
-        job=JOB, round=1, rank=3, host="gpu4", address="10.0.0.4", how="lost", reason="exit 1"
+        job=JOB,
+        round=1,
+        rank=3,
+        host="gpu4",
+        address="10.0.0.4",
+        how="lost",
+        reason="silent for 15 s",
+        ago_s=15.5,
     ),
     local.Done(count=2),
     local.Report(

@@ -20,9 +20,9 @@ JOB = JobId("bert")
 class Stage:
     """Hosts gpu1, gpu2, ... 1 ms apart; `wait` lets virtual time pass."""
 
-    def __init__(self, hosts: int = 2) -> None:
+    def __init__(self, hosts: int = 2, world: World | None = None) -> None:
         rng = random.Random(1)
-        self.world = World(rng, hosts, Air(rng, networks=1, loss=0.0, delay_s=0.001))
+        self.world = world or World(rng, hosts, Air(rng, networks=1, loss=0.0, delay_s=0.001))
         self._pids = 0
 
     def join(
@@ -31,19 +31,21 @@ class Stage:
         *,
         rank: int | None = None,
         size: int = 2,
+        size_max: int | None = None,
         form: Form = Form.PROCESS,
         timeout_s: float | None = None,
         adopt: bool = False,
         like: Client | None = None,
     ) -> Client:
-        """One participant on gpu`host`; `like`: joined by that client's process again."""
+        """One participant on gpu`host`; `like`: joined by that client's process again. `size` is
+        the least where there is a `size_max`."""
         self._pids += 1
         size = 0 if form is Form.PLAIN else size
         join = local.Join(
             job=JOB,
             form=form,
             size_min=size,
-            size_max=size,
+            size_max=size_max or size,
             rank=rank,
             timeout_s=timeout_s,
             adopt=adopt,

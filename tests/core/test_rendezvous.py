@@ -105,12 +105,12 @@ def test_a_daemon_back_over_a_new_link_leaves_no_trace_of_the_old_one() -> None:
     for link, side in list(two.ends.values()):  # only gpu2 notices
         link.broken, side.open = True, False
         two.ends.clear()
-        stage.world.deliver(two, events.LinkClosed(link=side.number, reason="reset"))
+        stage.world.deliver(two, events.LinkClosed(link=side.number, reason="reset", answered=True))
     again = stage.join(2, rank=1)
     stage.wait(1.0)
     assert again.waits
     gone = [m for m in zero.heard if isinstance(m, local.Gone)]
-    assert [(g.rank, g.how) for g in gone] == [(1, "unwatched")]
+    assert [(g.rank, g.how) for g in gone] == [(1, "unwatched"), (1, "running")]
     for client in (again, one, zero):
         stage.world.leave(client)
     stage.wait(1.0)
@@ -315,7 +315,8 @@ def test_a_nack_names_the_culprit_and_gathering_goes_on() -> None:
     stage.wait(4.0)
     assert all(client.waits for client in clients)
     notes = [m.note for m in clients[0].heard if isinstance(m, local.Progress)]
-    assert any("gpu2: TCP 29" in n or "gpu3: TCP 29" in n for n in notes), notes
+    assert any("gpu2 cannot reach" in n or "gpu3 cannot reach" in n for n in notes), notes
+    assert any("gpu1" in n and "TCP 10.0.0.1 port" in n for n in notes), notes
     stage.world.air.heal()
     stage.wait(10.0)
     assert [ready(c).rank for c in clients] == [0, 1, 2]

@@ -9,13 +9,26 @@ from hypothesis import strategies as st
 
 from mingled.core.config import Config, Member
 from mingled.core.messages import Entry
-from mingled.core.roster import Present, choose, config_of, members_of, missing_ranks
+from mingled.core.roster import (
+    Present,
+    address_order,
+    choose,
+    config_of,
+    members_of,
+    missing_ranks,
+    successors,
+)
 from mingled.core.words import Form, NodeId, ParticipantId
 from tests.core.samples import CLAIM, JOB
 
 
 def present(
-    k: int, node: int, rank: int | None = None, form: Form = Form.PROCESS, nproc: int = 1
+    k: int,
+    node: int,
+    rank: int | None = None,
+    form: Form = Form.PROCESS,
+    nproc: int = 1,
+    before: int | None = None,
 ) -> Present:
     entry = Entry(
         participant=ParticipantId(f"{k:032x}"),
@@ -29,7 +42,12 @@ def present(
     )
     address = f"10.0.0.{node}"
     return Present(
-        entry=entry, node=NodeId(f"{node:032x}"), host=f"gpu{node}", address=address, order=k
+        entry=entry,
+        node=NodeId(f"{node:032x}"),
+        host=f"gpu{node}",
+        address=address,
+        order=k,
+        before=before,
     )
 
 
@@ -87,6 +105,7 @@ def config(member: Member, members: tuple[Member, ...], form: Form) -> Config:
         master_addr="10.0.0.1",
         master_port=29500,
         local=None,
+        leader_link=None,
     )
 
 
@@ -126,3 +145,53 @@ def test_explicit_ranks_come_before_automatic_ones_of_the_surplus() -> None:
 def test_missing_ranks_are_known_only_where_all_are_given() -> None:
     assert missing_ranks([present(0, 1, 0), present(1, 2, 2)], 4) == (1, 3)
     assert missing_ranks([present(0, 1, 0), present(1, 2)], 4) == ()
+
+
+def test_ties_are_ordered_by_address_after_the_leader() -> None:
+    people = [present(0, 30), present(1, 9), present(2, 100), present(3, 10)]
+    members = members_of(people, people[0].entry.participant)
+    assert [m.host for m in members] == ["gpu30", "gpu9", "gpu10", "gpu100"]
+
+
+def test_addresses_sort_as_numbers_and_anything_else_last() -> None:
+    some = ["gpu7", "fd00::1", "10.0.0.10", "fe80::1%eth0", "10.0.0.9"]
+    assert sorted(some, key=address_order) == [
+        "10.0.0.9",
+        "10.0.0.10",
+        "fd00::1",
+        "fe80::1%eth0",
+        "gpu7",
+    ]
+
+
+def test_whoever_comes_back_gets_its_old_rank_if_it_is_free() -> None:
+    people = [
+        present(0, 1, before=2),  # leads now
+        present(1, 2, before=1),
+        present(2, 3, before=1),  # two that say the same: the first by address
+        present(3, 4, before=7),  # too high for a round of five
+        present(4, 5, before=4),
+    ]
+    members = members_of(people, people[0].entry.participant)
+    assert [m.host for m in members] == ["gpu1", "gpu2", "gpu3", "gpu4", "gpu5"]
+    assert members[4].participant == people[4].entry.participant
+
+
+def test_an_explicit_rank_goes_before_an_old_one() -> None:
+    people = [present(0, 1), present(1, 2, before=1), present(2, 3, rank=1)]
+    members = members_of(people, people[0].entry.participant)
+    assert [m.host for m in members] == ["gpu1", "gpu3", "gpu2"]
+
+
+@given(gatherings())
+def test_the_ring_of_successors_reaches_every_node(
+    gathering: tuple[list[Present], ParticipantId],
+) -> None:
+    people, leader = gathering
+    chosen = choose(people, leader, 1, len(people))
+    assert chosen is not None
+    members = members_of(chosen, leader)
+    nodes = {m.node for m in members}
+    reached = {after.node for node in nodes for after in successors(members, node)}
+    assert reached == (nodes if len(nodes) > 1 else set())
+    assert all(after.node != node for node in nodes for after in successors(members, node))

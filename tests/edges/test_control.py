@@ -12,11 +12,40 @@ import msgspec
 import pytest
 
 from mingled.core import events, local
-from mingled.core.words import Form, ParticipantId
+from mingled.core.codec import encode
+from mingled.core.config import Config
+from mingled.core.words import Form, JobId, Nonce, ParticipantId
 from mingled.edges import control
 from mingled.errors import DaemonError
 
 JOIN = b'{"type":"join","job":"bert","form":"process","size_min":2,"size_max":2}\n'
+WHO = ParticipantId("a" * 32)
+HINT = local.Notice(kind="hint", sentence="hi")
+CONFIG = Config(
+    job="bert",
+    form=Form.PROCESS,
+    round=1,
+    claim=Nonce("c" * 32),
+    rank=1,
+    master_addr="10.0.0.1",
+    master_port=29_500,
+    interface="eth0",
+    address="10.0.0.2",
+    nnodes=2,
+    node_rank=1,
+    nproc_per_node=1,
+    global_rank=1,
+    world_size=2,
+    local_rank=0,
+    local_world_size=1,
+    members=(),
+    leader_host="one",
+)
+REATTACH = local.Reattach(
+    join=local.Join(job=JobId("bert"), form=Form.PROCESS, size_min=2, size_max=2),
+    participant=WHO,
+    config=CONFIG,
+)
 
 
 class Daemon:
@@ -43,6 +72,24 @@ class Daemon:
         lines = [local.reply_decoder.decode(line) async for line in reader]
         writer.close()
         return list(lines)
+
+    async def reattach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+        """A connection that asks for WHO's seat, and its request."""
+        reader, writer = await self.connect()
+        writer.write(encode(REATTACH))
+        asked = await self.events.get()
+        assert isinstance(asked, events.ReattachAsked)
+        assert (asked.participant, asked.join, asked.config) == (WHO, REATTACH.join, CONFIG)
+        assert (asked.holder.pid, asked.holder.uid) == (os.getpid(), os.getuid())
+        return reader, writer, asked.request
+
+    async def seat(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection that has it."""
+        reader, writer, request = await self.reattach()
+        self.control.seat(WHO, request)
+        self.control.answer(request, local.Done(count=1))
+        assert local.reply_decoder.decode(await reader.readline()) == local.Done(count=1)
+        return reader, writer
 
 
 @pytest.fixture
@@ -99,10 +146,21 @@ async def test_a_client_that_says_nothing(daemon: Daemon, monkeypatch: pytest.Mo
     assert (failed.code, "within 0.01 s" in failed.sentence) == ("bad-input", True)
 
 
-@pytest.mark.parametrize("version", [[2, 0], [0, 0], [1, 2]])
-async def test_another_version_is_refused(daemon: Daemon, version: list[int]) -> None:
-    request = msgspec.json.encode({"type": "status", "version": version}) + b"\n"
-    (failed,) = await daemon.answers(request)
+@pytest.mark.parametrize("version", [(2, 0), (0, 0), (1, 2)])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        local.Status(),
+        REATTACH,
+        local.StoreOpened(proof=Nonce("0" * 32), port=1),
+        local.StoreFailed(proof=Nonce("0" * 32), reason="x"),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+async def test_another_version_is_refused(
+    daemon: Daemon, request_: local.Request, version: tuple[int, int]
+) -> None:
+    (failed,) = await daemon.answers(encode(msgspec.structs.replace(request_, version=version)))
     assert isinstance(failed, local.Failed)
     assert failed.code == "version"
     said = ".".join(map(str, version))
@@ -137,24 +195,153 @@ async def test_a_join_is_told_of_and_so_is_its_end(daemon: Daemon) -> None:
     daemon.control.tell(asked.participant, local.Notice(kind="hint", sentence="nobody hears"))
 
 
-async def test_two_joins_on_one_connection(daemon: Daemon) -> None:
-    (failed,) = await daemon.answers(JOIN + JOIN)
+@pytest.mark.parametrize("first", [JOIN, encode(REATTACH)], ids=["join", "reattach"])
+@pytest.mark.parametrize("second", [JOIN, encode(REATTACH)], ids=["join", "reattach"])
+async def test_two_joins_on_one_connection(daemon: Daemon, first: bytes, second: bytes) -> None:
+    (failed,) = await daemon.answers(first + second)
     assert isinstance(failed, local.Failed)
     assert "one join a connection" in failed.sentence
-    assert isinstance(await daemon.events.get(), events.JoinAsked)
-    assert isinstance(await daemon.events.get(), events.ClientVanished)
+    if first == JOIN:
+        assert isinstance(await daemon.events.get(), events.JoinAsked)
+        assert isinstance(await daemon.events.get(), events.ClientVanished)
+    else:
+        assert isinstance(await daemon.events.get(), events.ReattachAsked)
+    assert daemon.events.empty()
 
 
-async def test_a_client_of_another_network_namespace(tmp_path: Path) -> None:
+async def test_a_connection_that_is_seated_is_the_participants(daemon: Daemon) -> None:
+    reader, writer = await daemon.seat()
+    assert daemon.watched == [(WHO, os.getpid())]
+    daemon.control.tell(WHO, HINT)
+    assert local.reply_decoder.decode(await reader.readline()) == HINT
+    writer.write(encode(local.StoreFailed(proof=Nonce("0" * 32), reason="full")))
+    failed = events.StoreFailed(participant=WHO, proof=Nonce("0" * 32), reason="full")
+    assert await daemon.events.get() == failed
+    writer.close()
+    assert await daemon.events.get() == events.ClientVanished(participant=WHO)
+
+
+async def test_a_connection_that_is_seated_may_say_nothing(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer, request = await daemon.reattach()
+    monkeypatch.setattr(control, "FIRST_LINE_S", 0.01)
+    writer.write(b'{"type":"status"}\n')  # after each line the patience is looked up anew
+    asked = await daemon.events.get()
+    assert isinstance(asked, events.StatusAsked)
+    daemon.control.answer(asked.request, local.Done(count=0))
+    await reader.readline()
+    await daemon.answers(b"")  # another's patience is over
+    daemon.control.seat(WHO, request)
+    await daemon.answers(b"")
+    daemon.control.tell(WHO, HINT)
+    assert local.reply_decoder.decode(await reader.readline()) == HINT
+    assert daemon.events.empty()
+    writer.close()
+    await daemon.events.get()
+
+
+async def test_a_reattach_that_fails_is_hung_up_on(daemon: Daemon) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    reader, writer, request = await daemon.reattach()
+    daemon.control.answer(request, local.Failed(code="refused", sentence="no"))
+    failed = local.reply_decoder.decode(await reader.readline())
+    assert failed == local.Failed(code="refused", sentence="no")
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    assert daemon.watched == []
+    assert daemon.events.empty()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def test_a_new_connection_replaces_the_old(daemon: Daemon) -> None:
+    old, old_writer = await daemon.seat()
+    new, new_writer = await daemon.seat()
+    assert await old.read() == b""
+    assert daemon.events.empty()
+    daemon.control.tell(WHO, HINT)
+    assert local.reply_decoder.decode(await new.readline()) == HINT
+    assert daemon.watched == [(WHO, os.getpid())] * 2
+    old_writer.close()
+    new_writer.close()
+    assert await daemon.events.get() == events.ClientVanished(participant=WHO)
+    assert daemon.events.empty()
+
+
+async def test_whoever_hangs_up_before_it_is_seated_has_vanished(daemon: Daemon) -> None:
+    _reader, writer, request = await daemon.reattach()
+    writer.close()
+    await asyncio.wait(daemon.control._tasks)
+    daemon.control.seat(WHO, request)
+    daemon.control.answer(request, local.Done(count=1))
+    assert await daemon.events.get() == events.ClientVanished(participant=WHO)
+    assert daemon.watched == [(WHO, os.getpid())]  # the process may still be there
+
+
+async def test_a_reattach_that_is_never_answered_leaves_no_descriptor(daemon: Daemon) -> None:
+    _reader, writer, _request = await daemon.reattach()
+    ((_pid, pidfd),) = daemon.control._opened.values()
+    await daemon.control.close()
+    with pytest.raises(OSError):
+        os.fstat(pidfd)
+    writer.close()
+
+
+async def test_a_store_is_told_of(daemon: Daemon) -> None:
+    _reader, writer = await daemon.connect()
+    proof = Nonce("0" * 32)
+    writer.write(JOIN + encode(local.StoreOpened(proof=proof, port=29_500)))
+    asked = await daemon.events.get()
+    assert isinstance(asked, events.JoinAsked)
+    opened = events.StoreOpened(participant=asked.participant, proof=proof, port=29_500)
+    assert await daemon.events.get() == opened
+    writer.close()
+    await daemon.events.get()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        local.StoreOpened(proof=Nonce("0" * 32), port=29_500),
+        local.StoreFailed(proof=Nonce("0" * 32), reason="full"),
+    ],
+    ids=["opened", "failed"],
+)
+async def test_a_store_of_nobody(daemon: Daemon, said: local.Local) -> None:
+    (failed,) = await daemon.answers(encode(said))
+    assert isinstance(failed, local.Failed)
+    assert (failed.code, "join one on this connection" in failed.sentence) == ("bad-input", True)
+    assert daemon.events.empty()
+
+
+@pytest.mark.parametrize("request_", [JOIN, encode(REATTACH)], ids=["join", "reattach"])
+async def test_whom_the_kernel_does_not_name(
+    daemon: Daemon, request_: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = events.Holder(pid=0, identity="?", uid=-1, user="?", watched=False)
+    monkeypatch.setattr(control, "open_peer", lambda _: (nobody, None))
+    (failed,) = await daemon.answers(request_)
+    assert isinstance(failed, local.Failed)
+    assert "does not say who you are" in failed.sentence
+    assert daemon.events.empty()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        msgspec.structs.replace(REATTACH.join, netns=2),
+        msgspec.structs.replace(REATTACH, join=msgspec.structs.replace(REATTACH.join, netns=2)),
+    ],
+    ids=["join", "reattach"],
+)
+async def test_a_client_of_another_network_namespace(tmp_path: Path, asked: local.Local) -> None:
     daemon = Daemon(tmp_path / "s", netns=1)
     await daemon.control.start(daemon.listener.sock)
-    reader, writer = await daemon.connect()
-    writer.write(JOIN.replace(b'"rank"', b'"netns"').replace(b"2}", b'2,"netns":2}'))
-    failed = local.reply_decoder.decode(await reader.readline())
+    (failed,) = await daemon.answers(encode(asked))
     assert isinstance(failed, local.Failed)
     assert failed.code == local.OTHER_NAMESPACE
     assert daemon.events.empty()
-    writer.close()
     await daemon.control.close()
     daemon.listener.close()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import struct
 import threading
@@ -66,16 +68,62 @@ async def test_each_address_and_its_reason_are_named(
 ) -> None:
     monkeypatch.setattr(peers, "CONNECT_S", 0.05)
     monkeypatch.setattr(peers, "STAGGER_S", 0.01)
-    with black_hole(port) as silent, pytest.raises(OSError) as caught:
+    with black_hole(port) as silent, pytest.raises(peers.Unreached) as caught:
         await peers.race(["127.0.0.2", silent], port, LABEL)
+    assert caught.value.answered
     assert caught.value.strerror == (
         f"127.0.0.2 port {port}: Connection refused; {silent} port {port}: no answer within 0.05 s"
     )
 
 
 async def test_no_address_at_all() -> None:
-    with pytest.raises(OSError, match="names no address"):
+    with pytest.raises(peers.Unreached, match="names no address") as caught:
         await peers.race([], 1, LABEL)
+    assert not caught.value.answered
+
+
+async def test_silent_and_unreachable_addresses_do_not_answer(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "CONNECT_S", 0.05)
+    broadcast = "255.255.255.255"
+    with black_hole(port) as silent, pytest.raises(peers.Unreached) as caught:
+        await peers.race([silent, broadcast], port, LABEL)
+    assert not caught.value.answered
+    assert caught.value.strerror == (
+        f"{silent} port {port}: no answer within 0.05 s; "
+        f"{broadcast} port {port}: {os.strerror(errno.ENETUNREACH)}"
+    )
+
+
+async def test_a_race_called_off_closes_what_it_had_won(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = asyncio.Event()
+    first = peers._first
+    ours, theirs = socket.socketpair()
+    stream = await asyncio.open_connection(sock=ours)
+
+    async def dial(address: str, port: int, label: Label) -> peers.Stream:
+        if address == "better":
+            await asyncio.Event().wait()
+        return stream
+
+    async def seen(
+        attempts: list[asyncio.Task[peers.Stream]], wait_s: float | None
+    ) -> asyncio.Task[peers.Stream] | None:
+        if wait_s == peers.BETTER_S:
+            waiting.set()
+        return await first(attempts, wait_s)
+
+    monkeypatch.setattr(peers, "dial", dial)
+    monkeypatch.setattr(peers, "_first", seen)
+    monkeypatch.setattr(peers, "STAGGER_S", 0.0)
+    monkeypatch.setattr(peers, "BETTER_S", 3600.0)
+    race = asyncio.create_task(peers.race(["better", "worse"], 1, LABEL))
+    await waiting.wait()
+    race.cancel()
+    await stream[1].wait_closed()
+    assert race.cancelled()
+    theirs.close()
 
 
 async def test_a_better_address_that_answers_a_little_later_wins(
@@ -158,8 +206,7 @@ async def test_a_link_says_what_it_measured_and_carries_messages(ends: tuple[End
     theirs.peers.send(accepted.link, PING)
     theirs.peers.close_link(accepted.link)  # what was sent still arrives
     assert await ours.events.get() == events.FrameReceived(link=1, message=PING)
-    closed = await ours.events.get()
-    assert isinstance(closed, events.LinkClosed)
+    assert await ours.events.get() == events.LinkClosed(link=1, reason="hung up", answered=True)
     assert theirs.events.empty()
 
 
@@ -169,6 +216,52 @@ async def test_a_link_that_cannot_be_opened(ends: tuple[End, End]) -> None:
     failed = await ours.events.get()
     assert isinstance(failed, events.LinkFailed)
     assert "127.0.0.2 port 1: Connection refused" in failed.reason
+    assert failed.answered
+    ours.peers.open_link(3, LABEL, ["255.255.255.255"], 1)
+    failed = await ours.events.get()
+    assert isinstance(failed, events.LinkFailed)
+    assert (failed.link, failed.answered) == (3, False)
+
+
+async def test_a_link_closed_while_it_is_opened_leaves_nothing(
+    ends: tuple[End, End], port: int
+) -> None:
+    ours, _ = ends
+    with black_hole(port) as silent:
+        running, descriptors = asyncio.all_tasks(), len(os.listdir("/proc/self/fd"))
+        ours.peers.open_link(1, LABEL, [silent, silent], port)
+        ours.peers.close_link(1)  # before its first step
+        ours.peers.open_link(3, LABEL, [silent, silent], port)
+        for _ in range(20):  # turns of the loop, by which a socket is there
+            await asyncio.sleep(0)
+        assert len(os.listdir("/proc/self/fd")) > descriptors
+        ours.peers.close_link(3)
+        ours.peers.close_link(3)
+        while opening := asyncio.all_tasks() - running:
+            await asyncio.wait(opening)
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert ours.events.empty()
+
+
+async def test_a_link_closed_at_any_step_of_its_opening(ends: tuple[End, End]) -> None:
+    """Each time one turn of the loop later, until it stands before it is closed."""
+    ours, theirs = ends
+    running, descriptors = asyncio.all_tasks(), len(os.listdir("/proc/self/fd"))
+    for turns in range(1000):
+        link = 2 * turns + 1
+        ours.peers.open_link(link, LABEL, ["127.0.0.1"], theirs.port)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opened = not ours.events.empty()
+        ours.peers.close_link(link)
+        while opening := asyncio.all_tasks() - running:
+            await asyncio.wait(opening)
+        if opened:
+            break
+        assert ours.events.empty()
+    assert isinstance(ours.events.get_nowait(), events.LinkOpened)
+    assert ours.events.empty()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 @pytest.mark.parametrize(
@@ -196,8 +289,50 @@ async def test_what_is_no_message_ends_the_link(
     assert isinstance(closed, events.LinkClosed)
     assert closed.link == accepted.link
     assert closed.reason.startswith(reason)
+    assert closed.answered
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
+
+
+async def accepted(end: End) -> tuple[int, asyncio.StreamWriter, socket.socket]:
+    """A link to `end`: its number, its own writer, and the other side's socket."""
+    client = socket.create_connection(("127.0.0.1", end.port))
+    event = await end.events.get()
+    assert isinstance(event, events.LinkAccepted)
+    return event.link, end.peers._writers[event.link], client
+
+
+async def test_a_reset_is_an_answer(ends: tuple[End, End]) -> None:
+    link, _writer, client = await accepted(ends[0])
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    reason = os.strerror(errno.ECONNRESET)
+    closed = events.LinkClosed(link=link, reason=reason, answered=True)
+    assert await ends[0].events.get() == closed
+
+
+async def test_what_the_kernel_gives_up_on_is_no_answer(ends: tuple[End, End]) -> None:
+    link, writer, client = await accepted(ends[0])
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1)  # ms; nobody reads for longer
+    with client:
+        for _ in range(3):
+            writer.write(b"x" * 8_000_000)
+        closed = await ends[0].events.get()
+    reason = os.strerror(errno.ETIMEDOUT)
+    assert closed == events.LinkClosed(link=link, reason=reason, answered=False)
+
+
+async def test_a_peer_that_does_not_read_is_hung_up_on(
+    ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "UNSENT_BYTES_MAX", 1000)
+    link, writer, client = await accepted(ends[0])
+    with client:
+        writer.write(b"x" * 24_000_000)
+        ends[0].peers.send(link, PING)
+        closed = await ends[0].events.get()
+    assert closed == events.LinkClosed(link=link, reason="left 1000 bytes unread", answered=False)
 
 
 async def test_a_reset_at_once_is_told() -> None:
@@ -221,6 +356,7 @@ async def test_a_reset_at_once_is_told() -> None:
 
         def emit(event: events.Event) -> None:
             if isinstance(event, events.LinkFailed | events.LinkClosed):
+                assert event.answered
                 told[event.link] = event.reason
             if len(told) == 100:
                 all_told.set()

@@ -1,4 +1,5 @@
-"""Rank 0's port: kept for it, proven to be there, and free when the store comes."""
+"""Ports that are proven to be there: rank 0's, kept for it and free when the store comes, and the
+ring's."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mingled.core import events
-from mingled.core.words import JobId, Nonce
+from mingled.core.words import JobId, NodeId, Nonce
 from mingled.edges import proof
 from mingled.edges.proof import Proofs, ephemeral_ports, reserve
+from mingled.errors import DaemonError
 
 JOB = JobId("bert")
 ONE, TWO = Nonce("1" * 32), Nonce("2" * 32)
+NODE = NodeId("a" * 32)
 FIRST = 29_700
 
 
@@ -37,8 +40,8 @@ class Side:
         assert isinstance(opened, events.ProofOpened)
         return opened.port
 
-    async def prove(self, nonce: Nonce, port: int, address: str = "127.0.0.1") -> events.Event:
-        self.proofs.prove_path(JOB, nonce, address, port)
+    async def prove(self, word: str, port: int, address: str = "127.0.0.1") -> events.Event:
+        self.proofs.prove_path(JOB, ONE, address, port, word)
         return await self.events.get()
 
 
@@ -94,31 +97,132 @@ async def test_the_proof_is_the_nonce(side: Side) -> None:
     port = await side.port(ONE)
     proven = await side.prove(ONE, port)
     assert isinstance(proven, events.PathProven)
-    assert (proven.proof, proven.local.address, proven.local.interface) == (ONE, "127.0.0.1", "lo")
+    assert (proven.job, proven.proof, proven.address, proven.port) == (JOB, ONE, "127.0.0.1", port)
+    assert (proven.local.address, proven.local.interface) == ("127.0.0.1", "lo")
 
 
 async def test_a_wrong_nonce_is_refuted(side: Side) -> None:
     port = await side.port(ONE)
     refuted = await side.prove(TWO, port)
     assert isinstance(refuted, events.PathRefuted)
-    assert refuted.proof == TWO
-    assert f"TCP 127.0.0.1 port {port}: somebody else answers there" in refuted.reason
+    assert (refuted.proof, refuted.address, refuted.port) == (ONE, "127.0.0.1", port)
+    assert refuted.reason == "somebody else answers there; the same address on another host?"
 
 
 async def test_nobody_there_is_refuted(side: Side) -> None:
     port = free_port()
     refuted = await side.prove(ONE, port)
     assert isinstance(refuted, events.PathRefuted)
-    assert refuted.reason == f"TCP 127.0.0.1 port {port}: {os.strerror(errno.ECONNREFUSED)}"
+    assert (refuted.proof, refuted.address, refuted.port) == (ONE, "127.0.0.1", port)
+    assert refuted.reason == os.strerror(errno.ECONNREFUSED)
 
 
 async def test_silence_is_refuted(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proof, "PROVE_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        port = mute.getsockname()[1]
-        refuted = await side.prove(ONE, port)
+        refuted = await side.prove(ONE, mute.getsockname()[1])
     assert isinstance(refuted, events.PathRefuted)
-    assert refuted.reason == f"TCP 127.0.0.1 port {port}: no answer within 0.05 s, firewall?"
+    assert refuted.reason == "no answer within 0.05 s, firewall?"
+
+
+async def test_with_no_word_the_connection_is_the_proof(side: Side) -> None:
+    """A store says nothing; it sees no connection at all, or one that is reset."""
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        port = store.getsockname()[1]
+        proven = await side.prove("", port)
+        assert isinstance(proven, events.PathProven)
+        assert (proven.address, proven.port) == ("127.0.0.1", port)
+        assert proven.local.address == "127.0.0.1"
+        store.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            accepted, _ = store.accept()
+            with accepted, pytest.raises(ConnectionResetError):
+                accepted.recv(1)
+    refuted = await side.prove("", port)
+    assert isinstance(refuted, events.PathRefuted)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("libuv", [True, False])
+async def test_torchs_store_outlives_the_proofs_made_at_it(side: Side, libuv: bool) -> None:
+    pytest.importorskip("torch")
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=libuv)
+    for _ in range(100):
+        assert isinstance(await side.prove("", store.port), events.PathProven)
+    client = TCPStore("127.0.0.1", store.port, is_master=False, use_libuv=libuv)
+    client.set("who", "rank 0")
+    assert store.get("who") == b"rank 0"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
+async def test_the_ring_says_the_node_to_whoever_connects(side: Side, address: str) -> None:
+    if address == "::1":
+        try:
+            socket.create_server((address, 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("no IPv6 on this machine's loopback")
+    port = side.proofs.open_ring(NODE)
+    for _ in range(3):
+        proven = await side.prove(NODE, port, address)
+        assert isinstance(proven, events.PathProven)
+        assert (proven.address, proven.port) == (address, port)
+    refuted = await side.prove("b" * 32, port, address)
+    assert isinstance(refuted, events.PathRefuted)
+    await side.proofs.close()
+    refuted = await side.prove(NODE, port, address)
+    assert isinstance(refuted, events.PathRefuted)
+    assert refuted.reason == os.strerror(errno.ECONNREFUSED)
+
+
+async def test_each_of_many_proofs_ends_in_one_event(side: Side) -> None:
+    """All of one attempt: to rank 0 and along the ring."""
+    ring, leader, closed = side.proofs.open_ring(NODE), await side.port(ONE), free_port()
+    for port, word in ((ring, NODE), (leader, ONE), (ring, ONE), (closed, NODE), (ring, "")) * 10:
+        side.proofs.prove_path(JOB, ONE, "127.0.0.1", port, word)
+    ended = [await side.events.get() for _ in range(50)]
+    assert sum(isinstance(event, events.PathProven) for event in ended) == 30
+    assert sum(isinstance(event, events.PathRefuted) for event in ended) == 20
+    assert side.events.empty()
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [("127.0.0.1", 70_000), ("a\0b", 1), ("." * 300, 1), ("127.0.0.1", 0)]
+)
+async def test_what_is_no_address_is_refuted_too(side: Side, address: str, port: int) -> None:
+    for word in (NODE, ""):
+        refuted = await side.prove(word, port, address)
+        assert isinstance(refuted, events.PathRefuted)
+        assert refuted.reason
+
+
+async def test_no_port_for_the_ring(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(family: int) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(proof, "_socket", none)
+    with pytest.raises(DaemonError, match=f"{socket.gethostname()} has no port.*: Too many open"):
+        side.proofs.open_ring(NODE)
+
+
+async def test_a_listener_without_descriptors_rests_and_goes_on(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "PAUSE_S", 0.01)
+    accept, failures = socket.socket.accept, 0
+
+    def scarce(listener: socket.socket) -> tuple[socket.socket, object]:
+        nonlocal failures
+        if failures < 2:
+            failures += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", scarce)
+    port = side.proofs.open_ring(NODE)
+    assert isinstance(await side.prove(NODE, port), events.PathProven)
+    assert failures == 2
 
 
 @pytest.mark.parametrize("said", [b"x" * 200_000, b"", b"\xff\xff\n"])

@@ -73,6 +73,9 @@ def daemon(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
         {"nnodes": 2, "timeout": "1s"},
         {"nnodes": [2]},
         {"rank": True},
+        {"nnodes": 2, "last_call": "3s"},
+        {"nnodes": 2, "wait": 1},
+        {"nnodes": 2, "any_user": None},
     ],
 )
 def test_a_wrong_type_is_named(daemon: FakeDaemon, arguments: dict[str, Any]) -> None:
@@ -86,11 +89,15 @@ def test_a_wrong_type_is_named(daemon: FakeDaemon, arguments: dict[str, Any]) ->
     ("arguments", "form", "asked"),
     [
         ({"nnodes": 4}, Form.LAUNCHER, {"size_min": 4, "size_max": 4}),
-        ({"nnodes": "2:4", "node_rank": 3}, Form.LAUNCHER, {"size_min": 2, "rank": 3}),
+        ({"nnodes": "3:4", "node_rank": 3}, Form.LAUNCHER, {"size_min": 3, "rank": 3}),
         ({"nnodes": 2, "nproc_per_node": "8"}, Form.LAUNCHER, {"nproc": 8}),
         ({"world_size": 8}, Form.PROCESS, {"size_min": 8, "size_max": 8}),
         ({"world_size": 8, "rank": 0}, Form.PROCESS, {"rank": 0}),
         ({"rank": 3}, Form.PLAIN, {"rank": 3, "size_min": 0, "size_max": 0}),
+        ({"nnodes": 4}, Form.LAUNCHER, {"last_call_s": None, "wait": True, "any_user": False}),
+        ({"nnodes": "3:4", "last_call": 0.5}, Form.LAUNCHER, {"last_call_s": 0.5}),
+        ({"rank": 3, "wait": False, "any_user": True}, Form.PLAIN, {"wait": False}),
+        ({"rank": 3, "any_user": True}, Form.PLAIN, {"any_user": True}),
     ],
 )
 def test_what_is_asked(
@@ -103,6 +110,28 @@ def test_what_is_asked(
     assert not request.adopt
     said = msgspec.structs.asdict(request)
     assert said | asked == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"nnodes": 2, "last_call": 3}, "leave last_call out, or give a range"),
+        ({"rank": 0, "last_call": 3}, "leave last_call out, or give a range"),
+        ({"nnodes": "3:4", "last_call": -1}, "a last call of -1 s is not between 0 and 86400 s"),
+    ],
+)
+def test_a_last_call_that_cannot_be(
+    daemon: FakeDaemon, arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(BadInput, match=f"job bert: .*{sentence}"):
+        mingled.join("bert", **arguments)
+    assert daemon.requests == []
+
+
+def test_a_range_that_lets_two_halves_start_is_warned_of(daemon: FakeDaemon) -> None:
+    with pytest.warns(UserWarning, match=r"job bert: with 2:8 both halves .* is 5:8") as caught:
+        mingled.join("bert", nnodes="2:8").leave()
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_the_timeout_is_torchs_own_unless_given(daemon: FakeDaemon) -> None:

@@ -26,6 +26,22 @@ SHOW = ("env", "-0")
 STAY = ("sh", "-c", "env -0; exec cat")
 """A CMD that prints its environment, and stays until its stdin ends."""
 
+NOBODY = (
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    # Python and the checkout may lie where nobody else can read.
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
+"""Runs what follows as another user than root."""
+
+_PRIMED = """
+import sys
+from mingled.cli import child, supervise, wait, watch
+from mingled.frameworks import environment
+sys.stderr.write("primed\\n")
+sys.stdin.readline()
+wait.main(sys.argv[1:])
+"""
+
 READY = "link port"
 """What a daemon says once clients can connect."""
 
@@ -92,6 +108,16 @@ class Running:
         act()
         self.until(text, times=before + 1)
 
+    def go(self) -> None:
+        """A line to its stdin: what `ready_to_wait` waits for."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    @property
+    def over(self) -> bool:
+        return self.process.poll() is not None
+
     def end(self) -> Done:
         """Wait for its end."""
         code = self.process.wait(PATIENCE_S)
@@ -142,11 +168,24 @@ def wait(
     cmd: Iterable[str] = SHOW,
     env: Env | None = None,
     timeout: str = "60s",
+    by: Iterable[str] = (),
 ) -> Running:
-    """`mingle-wait --job JOB FLAGS -- CMD` (no CMD: none); started."""
+    """`mingle-wait --job JOB FLAGS -- CMD` (no CMD: none); started. `by`: what starts it, such as
+    `NOBODY`."""
     words = list(cmd)
     tail = ["--", *words] if words else []
-    return start(node, WAIT, "--job", job, "--timeout", timeout, *flags, *tail, env=env)
+    given = (*by, WAIT, "--job", job, "--timeout", timeout, *flags, *tail)
+    return start(node, *given, env=env)
+
+
+def ready_to_wait(
+    node: Node, job: str, *flags: str, cmd: Iterable[str] = SHOW, timeout: str = "60s"
+) -> Running:
+    """The same with Python up and everything imported: `go` has it join at once."""
+    words = ("--job", job, "--timeout", timeout, *flags, "--", *cmd)
+    running = python(node, _PRIMED, *words)
+    running.until("primed")
+    return running
 
 
 def python(node: Node, script: str, *arguments: str, env: Env | None = None) -> Running:
@@ -163,6 +202,31 @@ def daemon(node: Node, socket: str = SOCKET) -> Running:
 def launch(node: Node, socket: str = SOCKET) -> Running:
     """The same, started only: it says READY."""
     return start(node, str(BIN / "mingled"), "--socket", socket)
+
+
+def daemons_on(nodes: Iterable[Node]) -> list[Running]:
+    """One where clients look for the system's, on each."""
+    started = [launch(node) for node in nodes]
+    for running in started:
+        running.until(READY)
+    return started
+
+
+def one_round(lan: Lan, envs: Mapping[int, dict[str, str]]) -> int:
+    """What launchers were told, by the number of their node, is one and the same round with ranks
+    0 to N - 1, and true: one leads, where all are sent to. The number of rank 0's node."""
+    told = list(envs.values())
+    shared = ("MINGLE_CLAIM", "MINGLE_ROUND", "MASTER_ADDR", "MASTER_PORT", "MINGLE_HOSTS")
+    for name in (*shared, "MINGLE_LEADER_HOST"):
+        assert len({env[name] for env in told}) == 1, (name, told)
+    assert {env["PET_NNODES"] for env in told} == {str(len(told))}
+    by_rank = {int(env["PET_NODE_RANK"]): number for number, env in envs.items()}
+    assert sorted(by_rank) == list(range(len(told)))
+    addresses = [lan.node(by_rank[rank]).address for rank in sorted(by_rank)]
+    assert told[0]["MINGLE_HOSTS"] == ",".join(addresses)
+    assert told[0]["MASTER_ADDR"] == addresses[0]
+    assert told[0]["MINGLE_LEADER_HOST"] == lan.node(by_rank[0]).name
+    return by_rank[0]
 
 
 def status(node: Node, env: Env | None = None) -> list[dict[str, Any]]:

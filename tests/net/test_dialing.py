@@ -64,6 +64,30 @@ async def test_what_comes_too_late_is_discarded() -> None:
     assert winner not in discarded
 
 
+async def test_called_off_it_leaves_no_attempt() -> None:
+    three, never = asyncio.Event(), asyncio.Event()
+    ended = count = 0
+
+    async def attempt() -> int:
+        nonlocal count, ended
+        count += 1
+        if count == 3:
+            three.set()
+        try:
+            await never.wait()
+        finally:
+            ended += 1
+        return count
+
+    before = asyncio.all_tasks()
+    task = asyncio.ensure_future(try_anew(attempt, lambda _: None, every_s=0.01, within_s=3600))
+    await three.wait()
+    task.cancel()
+    while running := asyncio.all_tasks() - before:
+        await asyncio.wait(running)
+    assert ended == count >= 3
+
+
 def test_any_tcp_socket_can_be_made_persistent() -> None:
     with socket.socket() as sock:
         persist(sock)  # an older kernel lacks an option: no error

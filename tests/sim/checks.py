@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mingled.core import local, messages
+from mingled.core import actions, local, messages
 from mingled.core.config import Config
 from mingled.core.messages import Advert
 from mingled.core.table import BETWEEN
@@ -37,7 +37,7 @@ class Checks:
         self._rosters: dict[tuple[str, int], Config] = {}
         self._sealed_in: dict[str, tuple[str, int]] = {}  #: participant -> (claim, round)
         self._prepared: dict[str, messages.Prepare] = {}  #: by proof
-        self._proven: dict[tuple[str, str], Nonce] = {}  #: (node, claim) -> its last proof
+        self._paths: dict[tuple[str, str], set[tuple[str, int]]] = {}  #: (node, proof), proven
         self._acked: set[tuple[str, Nonce]] = set()  #: (node, proof), arrived at the leader
         self._sent: set[tuple[str, str, int]] = set()
         self._waiting_since: dict[str, float] = {}
@@ -49,19 +49,40 @@ class Checks:
         other = self._claimants.setdefault(advert.claim, daemon.node)
         ensure(other == daemon.node, f"two nodes lead claim {advert.claim}")
 
-    def proven(self, daemon: Daemon, proof: Nonce) -> None:
-        self._proven[daemon.node, self._prepared[proof].claim] = proof
+    def proven(self, daemon: Daemon, action: actions.ProvePath) -> None:
+        place = (action.address, action.port)
+        self._paths.setdefault((daemon.node, action.proof), set()).add(place)
 
     def frame_sent(self, daemon: Daemon, message: messages.Message) -> None:
         if isinstance(message, messages.Prepare):
             self._prepared[message.proof] = message
         elif isinstance(message, messages.Ack):
-            key = (daemon.node, message.claim)
-            ensure(key in self._proven, f"gpu{daemon.host + 1} acknowledges unproven")
+            prepare = self._prepared[message.proof]
+            wanted = self._ring(daemon.node, prepare)
+            wanted.add((prepare.master_addr, prepare.master_port))
+            self._has_proven(daemon, wanted, message.proof)
+        elif isinstance(message, messages.Commit):
+            self._has_proven(
+                daemon, self._ring(daemon.node, self._prepared[message.proof]), message.proof
+            )
+
+    def _ring(self, node: str, prepare: messages.Prepare) -> set[tuple[str, int]]:
+        """Where the ranks after this node's own are, on other nodes."""
+        members = prepare.members
+        places = set()
+        for member in members:
+            after = members[(member.rank + 1) % len(members)]
+            if member.node == node and after.node != node:
+                places.add((after.address, prepare.ring_ports[after.rank]))
+        return places
+
+    def _has_proven(self, daemon: Daemon, wanted: set[tuple[str, int]], proof: str) -> None:
+        lacks = wanted - self._paths.get((daemon.node, proof), set())
+        ensure(not lacks, f"gpu{daemon.host + 1} agrees with {lacks} unproven")
 
     def frame_arrived(self, at: Daemon, sender: Daemon, message: messages.Message) -> None:
         if isinstance(message, messages.Ack) and at.alive:
-            self._acked.add((sender.node, self._proven[sender.node, message.claim]))
+            self._acked.add((sender.node, message.proof))
 
     # ------------------------------------------------------------ what clients hear
 
@@ -73,9 +94,22 @@ class Checks:
             ensure(message.participant == participant, f"{client}: another's config")
             self._released(daemon, participant, message.config)
         elif isinstance(message, local.Failed):
-            ensure(client.config is None, f"{client}: fails after its release: {message.sentence}")
+            ended = message.code == "cancelled"  # its lease, after its release
+            ensure(client.config is None or ended, f"{client}: fails after its release: {message}")
             ensure(client.failure is None, f"{client}: fails twice: {message.sentence}")
             ensure(client.join.job in message.sentence, f"no job named in {message.sentence!r}")
+        elif isinstance(message, local.Gone) and message.how == "lost":
+            self._lost(client, message)
+
+    def _lost(self, client: Client, message: local.Gone) -> None:
+        """Nobody is called lost for silence who runs on a host that was in reach all the time."""
+        if not message.reason.startswith("silent"):
+            return
+        assert client.config is not None
+        participant = client.config.members[message.rank].participant
+        gone = self._world.clients[ParticipantId(participant)].gone
+        excused = self._world.harmed or self._world.air.loss > 0.3
+        ensure(gone or excused, f"{client}: told a lie: {message}")
 
     def let_go(self, participant: ParticipantId) -> None:
         pass
@@ -98,7 +132,15 @@ class Checks:
         """Long after everybody has left: no job, link, port, listener, advert or timer is kept."""
         for daemon in self._world.daemons:
             where, core = f"gpu{daemon.host + 1}, empty,", daemon.core
-            jobs = {j: (job.state.value, [*job.story][-5:]) for j, job in core.jobs.items()}
+            jobs = {
+                j: (
+                    job.state.value,
+                    [*job.story][-5:],
+                    [(h.key, h.fates, h.links, h.leads) for h in job.rounds.helds],
+                    [*job.seats],
+                )
+                for j, job in core.jobs.items()
+            }
             ensure(not jobs, f"{where} keeps jobs {jobs}")
             ensure(not daemon.ends, f"{where} keeps links {sorted(daemon.ends)}")
             ensure(not daemon.listening, f"{where} listens on {daemon.listening}")

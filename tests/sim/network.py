@@ -63,7 +63,7 @@ class Air:
         self.networks = networks
         self.loss = loss
         self.delay_s = delay_s
-        self.cut: set[tuple[int, int, int]] = set()  #: (host, host, network), both ways
+        self.cut: set[tuple[int, int, int]] = set()  #: (from host, to host, network)
         self.down: set[int] = set()
         self.firewalled: set[int] = set()  #: hosts whose master port does not answer
 
@@ -73,13 +73,25 @@ class Air:
     def delay(self) -> float:
         return self.delay_s * (0.2 + self.rng.expovariate(1.0))
 
+    def anew(self, every_s: float, packets: int) -> float:
+        """How late the first of many fresh tries gets through, each of so many packets."""
+        late_s = 0.0
+        while any(self.lost() for _ in range(packets)):
+            late_s += every_s
+        return late_s
+
+    def talks(self, a: int, b: int, network: int) -> bool:
+        """Both ways: what a connection needs."""
+        return self.reaches(a, b, network) and self.reaches(b, a, network)
+
     def reaches(self, a: int, b: int, network: int) -> bool:
+        """From `a` to `b`."""
         if a in self.down or b in self.down:
             return False
         return a == b or (a, b, network) not in self.cut
 
     def meets(self, a: int, b: int) -> bool:
-        """Over any network: what multicast needs."""
+        """From `a` to `b` over any network: what multicast needs."""
         return any(self.reaches(a, b, k) for k in range(self.networks))
 
     def split(self, side: set[int], hosts: int, networks: list[int]) -> None:
@@ -87,6 +99,11 @@ class Air:
             for b in set(range(hosts)) - side:
                 for k in networks:
                     self.cut |= {(a, b, k), (b, a, k)}
+
+    def one_way(self, source: int, hosts: int) -> None:
+        """Nothing that this host sends arrives anywhere; it hears everybody."""
+        for other in set(range(hosts)) - {source}:
+            self.cut |= {(source, other, k) for k in range(self.networks)}
 
     def heal(self) -> None:
         self.cut.clear()
@@ -151,7 +168,9 @@ class Link:
             if payload is None:
                 other.open = False
                 other.daemon.ends.pop(other.number, None)
-                closed = events.LinkClosed(link=other.number, reason="closed by the other side")
+                closed = events.LinkClosed(
+                    link=other.number, reason="closed by the other side", answered=True
+                )
                 self.world.deliver(other.daemon, closed)
             else:
                 message = peer_decoder.decode(payload)
@@ -168,13 +187,17 @@ class Link:
 
     def _reset(self, side: Side) -> None:
         rng = self.world.rng
+        answered = rng.random() < 0.7  # else the kernel has given up
 
         def notice() -> None:
             if side.open and side.daemon.alive:
                 side.open = False
                 side.daemon.ends.pop(side.number, None)
                 self.world.deliver(
-                    side.daemon, events.LinkClosed(link=side.number, reason="connection reset")
+                    side.daemon,
+                    events.LinkClosed(
+                        link=side.number, reason="connection reset", answered=answered
+                    ),
                 )
 
         self.world.clock.at(self.world.clock.now + rng.choice((0.0, 0.05, 2.0)), notice)

@@ -43,7 +43,9 @@ class Scenario:
         self.world = World(rng, self.hosts, self.air)
         self.world.duplicates = rng.random() < 0.3
         self.world.portless = 0.02
+        self.world.fickle = rng.choice((0.0, 0.3))
         self.world.brittle = rng.choice((0.0, 0.0, 0.05))
+        self.world.rejoins = rng.choice((0.0, 0.5, 1.0))
         self.jobs = [JobId(f"job-{k}") for k in range(rng.choice((1, 1, 2)))]
         self.shape = {job: rng.choice(SHAPES) for job in self.jobs}
         self.size = {job: rng.randint(1, self.hosts + 1) for job in self.jobs}
@@ -71,6 +73,10 @@ class Scenario:
             nproc=2 if form is Form.LAUNCHER else 1,
             timeout_s=timeout_s,
             adopt=rng.random() < 0.2,
+            wait=rng.random() < 0.95,
+            store=form is not Form.PLAIN and rng.random() < 0.2,
+            last_call_s=rng.choice((None, None, 0.5)),
+            stop_grace_s=rng.choice((5.0, 10.0)),
         )
         holder = Holder(
             pid=self._pids,
@@ -172,6 +178,10 @@ class Scenario:
             self._firewall,
             self._new_addresses,
             self._stop,
+            self._one_way,
+            self._freeze,
+            self._suspend,
+            self._other_version,
         )
         for _ in range(self.rng.choice((0, 1, 3, 8))):
             self.world.clock.at(self.rng.uniform(0, FAULTS_END_S), self.rng.choice(kinds))
@@ -181,6 +191,7 @@ class Scenario:
 
     def _break_links(self) -> None:
         self.world.note(-1, "links break")
+        self.world.harmed = True
         for daemon in self.world.daemons:
             for link, _ in list(daemon.ends.values()):
                 if self.rng.random() < 0.5:
@@ -190,6 +201,7 @@ class Scenario:
         networks = [k for k in range(self.air.networks) if self.rng.random() < 0.7] or [0]
         side = {h for h in range(self.hosts) if self.rng.random() < 0.5}
         self.world.note(-1, f"partition: {sorted(side)} cut off on networks {networks}")
+        self.world.harmed = True
         self.air.split(side, self.hosts, networks)
         self._later(self.rng.choice((0.5, 5.0, 30.0)), self.air.cut.clear, "partition heals")
 
@@ -200,13 +212,43 @@ class Scenario:
 
     def _power(self) -> None:
         host = self._daemon().host
+        self.world.harmed = True
         self.world.crash(host, power=True)
         self._later(self.rng.choice((5.0, 25.0)), lambda: self.world.restart(host), "")
+
+    def _one_way(self) -> None:
+        self.world.harmed = True
+        host = self._daemon().host
+        self.world.note(host, "is heard by nobody")
+        self.air.one_way(host, self.hosts)
+        self._later(self.rng.choice((2.0, 20.0)), self.air.cut.clear, "it is heard again")
+
+    def _freeze(self) -> None:
+        """The daemon alone is stopped: its host still takes connections."""
+        self.world.harmed = True
+        self.world.freeze(self._daemon(), self._pause_s())
+
+    def _pause_s(self) -> float:
+        left_s = FAULTS_END_S - self.world.clock.now
+        return min(left_s, self.rng.choice((1.0, 4.0, 25.0)))
+
+    def _suspend(self) -> None:
+        """A lid is shut: nothing runs, nothing answers, and the clock goes on."""
+        self.world.harmed = True
+        daemon, seconds = self._daemon(), self._pause_s()
+        self.air.down.add(daemon.host)
+        self.world.freeze(daemon, seconds)
+        self._later(seconds, lambda: self.air.down.discard(daemon.host), "the lid is open")
+
+    def _other_version(self) -> None:
+        daemon = self._daemon()
+        self.world.note(daemon.host, "speaks another version")
+        daemon.version = self.rng.choice(((2, 0), (1, 9)))
 
     def _stop(self) -> None:
         """An orderly end: the core is told, then the process goes."""
         daemon = self._daemon()
-        if daemon.alive:
+        if daemon.alive and self.world.clock.now >= daemon.frozen_until:
             self.world.deliver(daemon, events.Stopped(reason="SIGTERM"))
             self.world.checks.stopped(daemon)
             for link, side in list(daemon.ends.values()):
@@ -262,9 +304,10 @@ class Scenario:
     def heal(self) -> None:
         self.world.note(-1, "everything heals")
         self.air.heal()
-        self.world.brittle = 0.0
+        self.world.brittle = self.world.rejoins = self.world.fickle = 0.0
         for host in range(self.hosts):
             self.world.restart(host)
+            self.world.daemons[host].version = None
 
     def clear_away(self) -> dict[JobId, list[Client]]:
         """Everybody leaves, except those waiting who are topped up to a whole job, by job."""
@@ -290,6 +333,7 @@ class Scenario:
             fresh = [self.client(job, r, LIVENESS_S) for r in self.ranks(job)[len(keep) :]]
             for client in fresh:
                 client.runs_s = 3 * LIVENESS_S
+                client.join = msgspec.structs.replace(client.join, wait=True)
                 self._start(client)
             together = [*keep, *fresh]
             # With a range, a round of the first few is right, and the last waits for the next.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from mingled.core import events, messages
 from mingled.core.config import Member
-from mingled.core.messages import Message
+from mingled.core.messages import Fate, Message
 from mingled.core.pursuit import Pursuit
-from mingled.core.words import Form, NodeId, Nonce, ParticipantId
+from mingled.core.words import Form, NodeId, Nonce, ParticipantId, Standing
 from tests.core.samples import ENTRY, MEMBER, PEER, PROOF
 from tests.sim.checks import Checks
 from tests.sim.network import address_of, addresses_of
@@ -56,13 +56,19 @@ class Liar:
     def _follow_up(self, daemon: Daemon, link: int, prepare: messages.Prepare) -> None:
         """The liar's own listener says the nonce, and then it commits to its roster."""
         mine = addresses_of(daemon.host, 1)[0]
+        places = [(prepare.master_addr, prepare.master_port)]
+        ring = zip(prepare.members, prepare.ring_ports, strict=False)
+        places += [(member.address, port) for member, port in ring]
         for job in list(daemon.core.jobs):
-            proven = events.PathProven(job=job, proof=prepare.proof, local=mine)
-            self.world.deliver(daemon, proven)
+            for address, port in places:
+                proven = events.PathProven(
+                    job=job, proof=prepare.proof, address=address, port=port, local=mine
+                )
+                self.world.deliver(daemon, proven)
         claim, round_ = prepare.claim, prepare.round
         commit = messages.Commit(claim=claim, round=round_, proof=prepare.proof)
         gone = messages.Gone(
-            claim=claim, round=round_, rank=self.rng.randint(-1, 4), left=True, reason=""
+            claim=claim, round=round_, rank=self.rng.randint(-1, 4), how="left", reason=""
         )
         for message in (commit, gone):
             self.world.deliver(daemon, events.FrameReceived(link=link, message=message))
@@ -81,7 +87,7 @@ class Liar:
             true["claim"] = rng.choice(current)
         node = rng.choice([d.node for d in self.world.daemons] + [NodeId("f" * 32)])
         true["node"] = messages.NodeCard(
-            node=node, host="liar", port=29400, addresses=("10.0.0.1",)
+            node=node, host="liar", port=29400, ring_port=29401, addresses=("10.0.0.1",)
         )
         proof = self._proof(daemon)
         true |= {"proof": proof, "prepared": rng.choice((None, proof))}
@@ -89,7 +95,10 @@ class Liar:
         true |= {"participant": self._participant(), "participants": (self._participant(),)}
         true |= {"code": rng.choice(("stale", "refused", "nonsense"))}
         true |= {"entries": tuple(self._entry() for _ in range(rng.randint(0, 3)))}
-        true |= {"members": tuple(self._member() for _ in range(rng.randint(0, 4)))}
+        members = tuple(self._member() for _ in range(rng.randint(0, 4)))
+        true |= {"members": members, "ring_ports": (29401,) * len(members)}
+        true |= {"fates": tuple(rng.choice(get_args(Fate)) for _ in members)}
+        true |= {"how": rng.choice(get_args(Fate)), "standing": rng.choice(list(Standing))}
         true |= {"version": rng.choice(((1, 0), (1, 0), (9, 9)))}
         true |= {"sealed": rng.random() < 0.5, "busy": rng.random() < 0.5}
         known = {k: v for k, v in true.items() if k in template.__struct_fields__}
@@ -115,6 +124,8 @@ class Liar:
             size_min=size,
             size_max=size,
             rank=self.rng.choice((None, *range(size))),
+            before=self.rng.choice((None, *range(-1, size))),
+            user=self.rng.choice(("ann", "ann", "bob")),
         )
 
     def _member(self) -> Member:
@@ -150,5 +161,5 @@ def test_nothing_that_a_peer_says_raises() -> None:
 
 def test_the_liar_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pursuit, "_flaw", lambda self, message: None)
-    with pytest.raises(IndexError):
+    with pytest.raises(KeyError):
         lie_to(150)

@@ -6,6 +6,8 @@ import random
 from functools import partial
 from typing import assert_never
 
+import msgspec
+
 from mingled.core import actions, events, local
 from mingled.core.events import Event
 from mingled.core.messages import Ack, Advert, Commit, Prepare
@@ -16,6 +18,13 @@ from tests.sim.clients import Client
 from tests.sim.network import Air, Clock, Link, Side, addresses_of, host_of
 
 LINK_PORT = 29_400
+RING_PORT = 41_873
+CONNECT_S = 3.0
+"""As the real peer link: for one connection, a fresh one being tried every ANEW_S."""
+
+ANEW_S = 0.5
+PROVE_S = 5.0
+PROVE_ANEW_S = 0.25
 SPINS_MAX = 12
 """Ticks that one daemon may need at one instant; more is a busy loop."""
 
@@ -33,11 +42,15 @@ class Daemon:
         self.host = host
         self.node = NodeId(f"{rng.getrandbits(128):032x}")
         self.alive = True
+        self.frozen_until = 0.0
+        self.boot = rng.uniform(0.0, 1e6)  #: its clock says this at the world's zero
+        self.version: tuple[int, int] | None = None  #: that it speaks, if not ours
         self.core = Rendezvous(
             seed=rng.randbytes(32),
             node=self.node,
             host=f"gpu{host + 1}",
             link_port=LINK_PORT,
+            ring_port=RING_PORT,
             addresses=addresses_of(host, world.air.networks),
         )
         self.ends: dict[int, tuple[Link, Side]] = {}
@@ -45,6 +58,7 @@ class Daemon:
         self.adverts: dict[Nonce, Advert] = {}
         self.listening: dict[Nonce, int] = {}
         self.reserved: dict[Nonce, int] = {}
+        self.stores: set[int] = set()  #: ports on which rank 0's clients listen themselves
         self.accepted = 0
         self.tick_at: float | None = None
         self.ticked_at = -1.0
@@ -64,9 +78,13 @@ class World:
         self.duplicates = False
         self.adopts = True  #: shells take over the leases that wait for one, mostly
         self.brittle = 0.0  #: share of PREPARE, ACK and COMMIT that take their link with them
+        self.fickle = 0.0  #: share of PREPAREs upon which somebody who waits goes away
         self.portless = 0.0  #: share of tries to open a port that fail
         self.past_adverts: list[Advert] = []
         self.answers: list[actions.Answer | actions.Describe] = []
+        self.reattaches = 0.7  #: share of participants that find their new daemon
+        self.rejoins = 0.0  #: share of those that join again when somebody is lost
+        self.harmed = False  #: a host was out of reach for a while
         self.daemons = [Daemon(self, host) for host in range(hosts)]
         self._requests = 0
 
@@ -75,11 +93,16 @@ class World:
     def deliver(self, daemon: Daemon, event: Event) -> None:
         if not daemon.alive:
             return
+        if self.clock.now < daemon.frozen_until:
+            self.clock.at(daemon.frozen_until, lambda: self.deliver(daemon, event))
+            return
+        if isinstance(event, events.JoinAsked):
+            self._asked(daemon, self.clients[event.participant])
         self.log.append((self.clock.now, daemon.host, "<-", event))
-        for action in daemon.core.handle(event, self.clock.now):
+        for action in daemon.core.handle(event, self.clock.now + daemon.boot):
             self.log.append((self.clock.now, daemon.host, "->", action))
             self._perform(daemon, action)
-        deadline = daemon.core.deadline()
+        deadline = self._deadline(daemon)
         if self.rng.random() < EARLY_SHARE:
             end = self.clock.now + 10.0 if deadline is None else deadline
             self.clock.at(self.rng.uniform(self.clock.now, end), lambda: self._early(daemon))
@@ -88,6 +111,16 @@ class World:
         elif deadline != daemon.tick_at:
             daemon.tick_at = deadline
             self.clock.at(deadline, lambda: self._tick(daemon, deadline))
+
+    def _deadline(self, daemon: Daemon) -> float | None:
+        """In the world's time. Rounded up by a hair: a tick must not come too early."""
+        due = daemon.core.deadline()
+        return None if due is None else max(0.0, due - daemon.boot) + 1e-6
+
+    def freeze(self, daemon: Daemon, seconds: float) -> None:
+        """Its process stands still; what comes waits."""
+        self.note(daemon.host, f"stands still for {seconds:g} s")
+        daemon.frozen_until = max(daemon.frozen_until, self.clock.now + seconds)
 
     def soon(self, daemon: Daemon, event: Event, delay_s: float | None = None) -> None:
         wait_s = self.air.delay() if delay_s is None else delay_s
@@ -99,6 +132,9 @@ class World:
     def _tick(self, daemon: Daemon, deadline: float) -> None:
         if daemon.tick_at != deadline or not daemon.alive:
             return
+        if self.clock.now < daemon.frozen_until:
+            self.clock.at(daemon.frozen_until, lambda: self._tick(daemon, deadline))
+            return
         daemon.tick_at = None
         daemon.spins = daemon.spins + 1 if daemon.ticked_at == self.clock.now else 0
         daemon.ticked_at = self.clock.now
@@ -108,9 +144,10 @@ class World:
 
     def _early(self, daemon: Daemon) -> None:
         """A tick before its time finds nothing to do, or a deadline was forgotten."""
-        before = daemon.core.deadline()
-        if daemon.alive and (before is None or self.clock.now < before):
-            done = daemon.core.handle(events.Ticked(), self.clock.now)
+        before, now = daemon.core.deadline(), self.clock.now + daemon.boot
+        awake = daemon.alive and self.clock.now >= daemon.frozen_until
+        if awake and (before is None or now < before):
+            done = daemon.core.handle(events.Ticked(), now)
             ensure(not done, f"due before the deadline {before} of gpu{daemon.host + 1}: {done}")
             ensure(daemon.core.deadline() == before, f"deadline {before} moves without an event")
 
@@ -123,7 +160,7 @@ class World:
                 self.checks.let_go(action.participant)
             case actions.Answer() | actions.Describe():
                 self.answers.append(action)
-            case actions.Doubt() | actions.Rehold():
+            case actions.Doubt() | actions.Rehold() | actions.Seated():
                 pass
             case actions.Advertise():
                 daemon.adverts[action.advert.claim] = action.advert
@@ -147,7 +184,12 @@ class World:
                 self.checks.frame_sent(daemon, action.message)
                 end = daemon.ends.get(action.link)
                 if end is not None:
-                    end[0].send(end[1], action.message)
+                    message = action.message
+                    if daemon.version is not None and hasattr(message, "version"):
+                        message = msgspec.structs.replace(message, version=daemon.version)
+                    end[0].send(end[1], message)
+                    if isinstance(message, Prepare) and self.rng.random() < self.fickle:
+                        self.clock.at(self.clock.now + self.air.delay(), self._vanishes)
                     if isinstance(action.message, DECISIVE) and self.rng.random() < self.brittle:
                         self.note(daemon.host, "the link breaks")
                         end[0].cut()
@@ -181,8 +223,42 @@ class World:
             case local.Failed():
                 client.failure = action.message
                 client.ended_at = self.clock.now
+            case local.OpenStore():
+                self._open_store(daemon, client, action.message)
+            case local.Gone(how="lost") if self.rng.random() < self.rejoins:
+                self.clock.at(
+                    self.clock.now + self.rng.choice((0.1, 1.0, 8.0)), lambda: self.rejoin(client)
+                )
             case _:
                 pass
+
+    def _open_store(self, daemon: Daemon, client: Client, message: local.OpenStore) -> None:
+        chance, port = self.rng.random(), self.rng.randrange(32_768, 61_000)
+        if chance < 0.9:
+            daemon.stores.add(port)
+            opened = events.StoreOpened(
+                participant=client.participant, proof=message.proof, port=port
+            )
+            self.soon(daemon, opened)
+        elif chance < 0.95:
+            failed = events.StoreFailed(
+                participant=client.participant, proof=message.proof, reason="no store"
+            )
+            self.soon(daemon, failed)
+
+    def rejoin(self, client: Client) -> None:
+        """A member was lost, so the same process takes part in the next round."""
+        daemon = self.daemons[client.host]
+        if client.gone or not daemon.alive or not self.rejoins:
+            return
+        client.gone = True
+        newer = Client(
+            ParticipantId(f"{self.rng.getrandbits(128):032x}"),
+            msgspec.structs.replace(client.join, timeout_s=20.0),
+            client.holder,
+            client.runs_s,
+        )
+        self.join(client.host, newer)
 
     def _holds(self, daemon: Daemon, client: Client, token: str | None) -> None:
         """The training runs for a while, then its process ends."""
@@ -202,13 +278,12 @@ class World:
                 request=self._requests, token=token, uid=holder.uid, holder=holder, pid=holder.pid
             )
             self.soon(daemon, adopt, self.rng.random())
-        self.clock.at(
-            self.clock.now + client.runs_s + 2.0, lambda: self._ends(daemon, client, ended)
-        )
+            client.holder = holder
+        self.clock.at(self.clock.now + client.runs_s + 2.0, lambda: self._ends(client, ended))
 
-    def _ends(self, daemon: Daemon, client: Client, ended: Event) -> None:
+    def _ends(self, client: Client, ended: Event) -> None:
         client.gone = True
-        self.deliver(daemon, ended)
+        self.deliver(self.daemons[client.host], ended)
 
     def join(self, host: int, client: Client) -> None:
         """A client asks its daemon to take part; without a daemon it fails at once."""
@@ -217,10 +292,6 @@ class World:
             return
         client.host = host
         self.clients[client.participant] = client
-        client.joined_at = self.clock.now
-        if client.join.timeout_s is not None:
-            due = self.clock.now + client.join.timeout_s + 0.001
-            self.clock.at(due, lambda: self._due(daemon, client))
         self.deliver(
             daemon,
             events.JoinAsked(
@@ -228,11 +299,28 @@ class World:
             ),
         )
 
+    def _asked(self, daemon: Daemon, client: Client) -> None:
+        """From now on its time runs."""
+        client.joined_at = self.clock.now
+        if client.join.timeout_s is not None:
+            due = self.clock.now + client.join.timeout_s + 0.001
+            self.clock.at(due, lambda: self._due(daemon, client))
+
     def _due(self, daemon: Daemon, client: Client) -> None:
         """Its time is over. Only while an outcome is open may it wait on, and not for long."""
         if client.waits and daemon.alive:
-            self.checks.overdue(daemon, client)
+            if self.clock.now > daemon.frozen_until:
+                self.checks.overdue(daemon, client)
             self.clock.at(self.clock.now + 0.5, lambda: self._due(daemon, client))
+
+    def _vanishes(self) -> None:
+        """Somebody who waits gives up, just now."""
+        waiting = [c for c in self.clients.values() if c.waits]
+        if waiting:
+            client = self.rng.choice(waiting)
+            client.gone = True
+            vanished = events.ClientVanished(participant=client.participant)
+            self.deliver(self.daemons[client.host], vanished)
 
     def leave(self, client: Client, *, lost: bool = False) -> None:
         self._requests += 1
@@ -281,25 +369,35 @@ class World:
             if (
                 place is None
                 or place[0] >= len(self.daemons)
-                or not self.air.reaches(daemon.host, place[0], place[1])
+                or not self.air.talks(daemon.host, place[0], place[1])
             ):
                 slow = True
             elif self.daemons[place[0]].alive and action.port == LINK_PORT:
                 connect = partial(self.connect, daemon, action.link, *place)
-                self.clock.at(self.clock.now + self.air.delay(), connect)
+                late_s = self.air.anew(ANEW_S, 2)
+                if late_s >= CONNECT_S:
+                    slow = True
+                    break
+                self.clock.at(self.clock.now + late_s + self.air.delay(), connect)
                 return
-        wait_s = 1.0 if slow else self.air.delay()
-        self.clock.at(self.clock.now + wait_s, lambda: self.failed(daemon, action.link))
+        wait_s = CONNECT_S if slow else self.air.delay()
+        failed = partial(self.failed, daemon, action.link, answered=not slow)
+        self.clock.at(self.clock.now + wait_s, failed)
 
-    def failed(self, daemon: Daemon, link: int) -> None:
+    def failed(self, daemon: Daemon, link: int, *, answered: bool) -> None:
         if link in daemon.opening:
             daemon.opening.discard(link)
-            self.deliver(daemon, events.LinkFailed(link=link, reason="no answer"))
+            reason = "refused" if answered else "no answer"
+            failed = events.LinkFailed(link=link, reason=reason, answered=answered)
+            self.deliver(daemon, failed)
 
     def connect(self, daemon: Daemon, number: int, host: int, network: int) -> None:
         other = self.daemons[host]
-        if not (daemon.alive and other.alive and self.air.reaches(daemon.host, host, network)):
-            self.failed(daemon, number)
+        if not (daemon.alive and self.air.talks(daemon.host, host, network)):
+            self.failed(daemon, number, answered=False)
+            return
+        if not other.alive:
+            self.failed(daemon, number, answered=True)
             return
         if number not in daemon.opening:
             return
@@ -347,25 +445,47 @@ class World:
             case actions.FreePort():
                 daemon.reserved.pop(action.proof, None)
             case actions.ProvePath():
-                delay_s = self.air.delay() + (3.0 if self.air.lost() else 0.0)
-                self.clock.at(self.clock.now + delay_s, lambda: self.prove(daemon, action))
+                late_s = min(self.air.anew(PROVE_ANEW_S, 3), PROVE_S)
+                wait_s = late_s + self.air.delay()
+                self.clock.at(self.clock.now + wait_s, lambda: self.prove(daemon, action, late_s))
             case _:
                 assert_never(action)
 
-    def prove(self, daemon: Daemon, action: actions.ProvePath) -> None:
+    def prove(self, daemon: Daemon, action: actions.ProvePath, late_s: float) -> None:
         place = host_of(action.address)
-        if place is not None:
+        if place is not None and place[0] < len(self.daemons) and late_s < PROVE_S:
             target = self.daemons[place[0]]
-            reached = self.air.reaches(daemon.host, place[0], place[1])
+            reached = self.air.talks(daemon.host, place[0], place[1])
             reached = reached and place[0] not in self.air.firewalled
-            if reached and target.alive and target.listening.get(action.proof) == action.port:
-                self.checks.proven(daemon, action.proof)
+            if reached and target.alive and self._listens(target, action):
+                self.checks.proven(daemon, action)
                 mine = addresses_of(daemon.host, self.air.networks)[place[1]]
-                self.soon(daemon, events.PathProven(job=action.job, proof=action.proof, local=mine))
+                proven = events.PathProven(
+                    job=action.job,
+                    proof=action.proof,
+                    address=action.address,
+                    port=action.port,
+                    local=mine,
+                )
+                self.soon(daemon, proven)
                 return
-        reason = f"TCP {action.port} on {action.address}: no answer, firewall?"
-        refuted = events.PathRefuted(job=action.job, proof=action.proof, reason=reason)
+        refuted = events.PathRefuted(
+            job=action.job,
+            proof=action.proof,
+            address=action.address,
+            port=action.port,
+            reason="no answer, firewall?",
+        )
         self.soon(daemon, refuted)
+
+    @staticmethod
+    def _listens(target: Daemon, action: actions.ProvePath) -> bool:
+        if action.port == RING_PORT:
+            return action.word == target.node
+        if not action.word:
+            return action.port in target.stores
+        listens = target.listening.get(action.proof) == action.port
+        return listens and action.word == action.proof
 
     # ------------------------------------------------------------ crashes
 
@@ -391,5 +511,25 @@ class World:
     def restart(self, host: int) -> None:
         if not self.daemons[host].alive:
             self.air.down.discard(host)
-            self.daemons[host] = Daemon(self, host)
+            self.daemons[host] = daemon = Daemon(self, host)
             self.note(host, "daemon starts")
+            for client in self.clients.values():
+                lives = client.host == host and client.config is not None and not client.gone
+                if lives and self.rng.random() < self.reattaches:
+                    again = partial(self.reattach, daemon, client)
+                    self.clock.at(self.clock.now + self.rng.choice((0.1, 3.0)), again)
+
+    def reattach(self, daemon: Daemon, client: Client) -> None:
+        if client.gone or client.config is None:
+            return
+        self._requests += 1
+        self.deliver(
+            daemon,
+            events.ReattachAsked(
+                request=self._requests,
+                participant=client.participant,
+                join=client.join,
+                config=client.config,
+                holder=client.holder,
+            ),
+        )

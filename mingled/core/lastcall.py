@@ -1,0 +1,59 @@
+"""Are those who are here enough, or is somebody still to be waited for?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mingled.core.messages import NAMES_SHOWN_MAX
+from mingled.core.seat import Seat
+
+if TYPE_CHECKING:
+    from mingled.core.claim import Claim
+
+
+class LastCall:
+    """Owned by a seal."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._ctx = claim.ctx
+        self._count = 0  #: of those that were here when the call began
+        self._until: float | None = None
+
+    def waits(self, count: int, seat: Seat, now: float) -> bool:
+        """May anybody still come who should be in? `count`: of those who are here, enough."""
+        rounds = self._claim.job.rounds
+        newest = rounds.newest
+        if newest is not None and newest.whole and newest.claim in self._claim.lineage:
+            self.close()
+            return True  # its rank 0 runs here; its end, a loss or a re-join will bring us back
+        survivors, broken_at = rounds.survivors()
+        if newest is not None and newest.broken_at is not None:
+            grace_s = seat.join.stop_grace_s + self._ctx.settings.rejoin_slack_s
+            self._until = broken_at + grace_s
+            self._count = count
+            return bool(survivors) and now < self._until
+        if count >= seat.join.size_max:
+            return False
+        if self._until is None or self._count != count:
+            pause_s = seat.join.last_call_s
+            self._count = count
+            self._until = now + (self._ctx.settings.last_call_s if pause_s is None else pause_s)
+        return now < self._until
+
+    def note(self, now: float) -> str:
+        """For those who wait: for whom."""
+        survivors, _ = self._claim.job.rounds.survivors()
+        if self._until is None or now >= self._until or not survivors:
+            return ""
+        names = [f"{m.host} ({m.address})" for m in survivors][:NAMES_SHOWN_MAX]
+        return (
+            f"a member was lost; {', '.join(dict.fromkeys(names))} may still join again, for "
+            f"{self._until - now:.0f} s at most"
+        )
+
+    def close(self) -> None:
+        self._until = None
+
+    def deadline(self) -> float | None:
+        return self._until

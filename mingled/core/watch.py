@@ -1,0 +1,327 @@
+"""Is the other side still there? Silence makes suspect, fresh connections decide.
+
+One link's silence proves nothing: at 30% packet loss most are silent for seconds now and then, and
+one that training traffic saturates is, too. So a silent peer is asked anew, over one connection
+after another. An answer, even a refusal, shows that its host is there; only if none comes, and the
+silence has lasted, is it lost. A peer whose daemon is gone while its host answers stays watched in
+the same way, until it attaches again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mingled.core import actions, messages
+from mingled.core.words import Nonce
+
+if TYPE_CHECKING:
+    from mingled.core.job import Job
+
+RoundKey = tuple[Nonce, int]
+"""A claim, and the number of a round of it."""
+
+
+class Watch:
+    """One other daemon. Mutable."""
+
+    __slots__ = (
+        "addresses",
+        "backoff",
+        "claim",
+        "failures",
+        "heard_at",
+        "link",
+        "next_at",
+        "node",
+        "opened",
+        "pings",
+        "port",
+        "probe",
+        "probe_until",
+        "rounds",
+        "sign_at",
+    )
+
+    def __init__(
+        self,
+        *,
+        link: int | None,
+        node: str,
+        addresses: tuple[str, ...],
+        port: int,
+        claim: Nonce,
+        pings: bool,
+        now: float,
+    ) -> None:
+        self.link = link  #: None: its daemon is gone
+        self.node = node
+        self.addresses = addresses
+        self.port = port
+        self.claim = claim
+        self.pings = pings  #: we ask; the other side does not
+        self.heard_at = now  #: over the link
+        self.sign_at = now  #: of its host, in whatever way
+        self.failures = 0
+        self.probe: int | None = None  #: a fresh connection, being opened or asked
+        self.probe_until = 0.0
+        self.opened = False  #: ... is being asked
+        self.next_at = now  #: the next one, where the link is gone
+        self.backoff = 0
+        self.rounds: frozenset[RoundKey] = frozenset()  #: why it is watched without a link
+
+
+class Watches:
+    """Of one job on one node."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._ctx = job.ctx
+        self._links: dict[int, Watch] = {}
+        self._absent: dict[str, Watch] = {}  #: by node
+        self._probes: dict[int, Watch] = {}
+        self._ping_at = 0.0
+        self._due: float | None = None
+
+    # ------------------------------------------------------------ who is watched
+
+    def add(
+        self,
+        link: int,
+        node: str,
+        addresses: tuple[str, ...],
+        port: int,
+        claim: Nonce,
+        *,
+        pings: bool,
+        now: float,
+    ) -> None:
+        """From now on, or still: a link that stands."""
+        known = self._links.get(link)
+        if known is not None:
+            known.heard_at = known.sign_at = now
+            return
+        self._links[link] = Watch(
+            link=link,
+            node=node,
+            addresses=addresses,
+            port=port,
+            claim=claim,
+            pings=pings,
+            now=now,
+        )
+        if pings and self._ping_at <= now:
+            self._ping_at = now + self._ctx.settings.heartbeat_every_s
+        self._due_by(now + self._ctx.settings.suspect_after_s)
+        if pings:
+            self._due_by(self._ping_at)
+
+    def add_absent(
+        self,
+        node: str,
+        addresses: tuple[str, ...],
+        port: int,
+        claim: Nonce,
+        rounds: frozenset[RoundKey],
+        now: float,
+    ) -> None:
+        """A daemon of these rounds that we have no link to, and that may come back."""
+        watch = Watch(
+            link=None,
+            node=node,
+            addresses=addresses,
+            port=port,
+            claim=claim,
+            pings=False,
+            now=now,
+        )
+        watch.rounds = rounds
+        self._set_absent(watch, now)
+
+    def _set_absent(self, watch: Watch, now: float) -> None:
+        old = self._absent.get(watch.node)
+        if old is not None:
+            self._end_probe(old)
+        self._absent[watch.node] = watch
+        watch.next_at = now + self._ctx.settings.attach_min_s
+        self._due_by(watch.next_at)
+
+    def unlink(self, link: int, rounds: frozenset[RoundKey], now: float) -> None:
+        """The link is gone. While rounds need that node, its host stays watched."""
+        watch = self._links.pop(link, None)
+        if watch is None:
+            return
+        self._end_probe(watch)
+        if rounds:
+            watch.link, watch.rounds, watch.backoff = None, rounds, 0
+            self._set_absent(watch, now)
+
+    def back(self, node: str) -> None:
+        """It is linked again, or no longer of interest."""
+        watch = self._absent.pop(node, None)
+        if watch is not None:
+            self._end_probe(watch)
+
+    def prune(self, rounds: frozenset[RoundKey]) -> None:
+        """Only these rounds still concern anybody here."""
+        for node, watch in list(self._absent.items()):
+            watch.rounds &= rounds
+            if not watch.rounds:
+                self.back(node)
+
+    def ago_s(self, link: int, now: float) -> float:
+        """Seconds since that link's host gave a sign of life."""
+        watch = self._links.get(link)
+        return 0.0 if watch is None else now - watch.sign_at
+
+    # ------------------------------------------------------------ signs of life
+
+    def heard(self, link: int, now: float) -> None:
+        """A frame came."""
+        watch = self._links.get(link)
+        if watch is not None:
+            watch.heard_at = watch.sign_at = now
+            watch.failures = 0
+
+    def owns(self, link: int) -> bool:
+        return link in self._probes
+
+    def probe_opened(self, link: int, now: float) -> None:
+        """Its host answers. Who is it?"""
+        watch = self._probes[link]
+        watch.opened = True
+        attaches = self._job.rounds.attaches(watch)
+        for attach in attaches:
+            self._ctx.send(link, attach)
+        if attaches or watch.link is not None:
+            if not attaches:
+                self._ctx.send(link, messages.Ping(claim=watch.claim))
+            return
+        self._there(watch, now)
+
+    def probe_received(self, link: int, message: messages.Message, now: float) -> None:
+        watch = self._probes[link]
+        match message:
+            case messages.Pong() if watch.link is not None and message.node != watch.node:
+                self._end_probe(watch)
+                self._job.links.give_up(watch.link, "its daemon was started anew", now)
+            case messages.Pong() | messages.Refuse():
+                self._there(watch, now)
+            case messages.Attached() if watch.link is None:
+                self._probes.pop(link)
+                watch.probe = None
+                self._absent.pop(watch.node, None)
+                self._job.rounds.attached(link, message, watch, now)
+            case _:
+                pass
+
+    def probe_failed(self, link: int, reason: str, *, answered: bool, now: float) -> None:
+        """It could not be opened, or ended without an answer."""
+        watch = self._probes.pop(link)
+        watch.probe = None
+        if not answered:
+            self._failed(watch, now)
+        elif watch.link is None or watch.opened:
+            self._there(watch, now)
+        else:
+            self._job.links.give_up(
+                watch.link, f"its daemon is gone, its host answers: {reason}", now
+            )
+
+    def _there(self, watch: Watch, now: float) -> None:
+        settings = self._ctx.settings
+        self._end_probe(watch)
+        watch.sign_at = now
+        watch.failures = 0
+        if watch.link is None:
+            pause = settings.absent_every_s
+            if self._job.rounds.attaches(watch):
+                pause = min(settings.attach_min_s * 2.0 ** min(watch.backoff, 10), pause)
+            watch.backoff += 1
+            watch.next_at = now + pause
+        else:
+            watch.next_at = now + settings.probe_s
+        self._due_by(watch.next_at)
+
+    def _failed(self, watch: Watch, now: float) -> None:
+        settings = self._ctx.settings
+        watch.failures += 1
+        watch.next_at = max(now, watch.probe_until)
+        self._due_by(watch.next_at)
+        silence_s = now - watch.sign_at
+        if watch.failures < settings.probe_failures or silence_s < self._patience_s(watch):
+            return
+        reason = f"silent for {silence_s:.0f} s, and {watch.failures} fresh connections failed"
+        if watch.link is not None:
+            self._job.links.give_up(watch.link, reason, now, lost=True)
+        else:
+            self._absent.pop(watch.node, None)
+            self._job.rounds.lost(watch.node, watch.rounds, reason, silence_s, now)
+
+    def _patience_s(self, watch: Watch) -> float:
+        settings = self._ctx.settings
+        sealed = watch.link is None or self._job.rounds.need(watch.link)
+        return settings.silence_sealed_s if sealed else settings.suspect_after_s
+
+    def _end_probe(self, watch: Watch) -> None:
+        if watch.probe is not None:
+            self._probes.pop(watch.probe, None)
+            self._ctx.do(actions.CloseLink(link=watch.probe))
+            watch.probe = None
+
+    # ------------------------------------------------------------ time
+
+    def tick(self, now: float) -> None:
+        if self._due is None or now < self._due:
+            return
+        self._due = None
+        settings = self._ctx.settings
+        asks = [w for w in self._links.values() if w.pings]
+        if asks and now >= self._ping_at:
+            self._ping_at = now + settings.heartbeat_every_s
+            for watch in asks:
+                assert watch.link is not None
+                self._ctx.send(watch.link, messages.Ping(claim=watch.claim))
+        for watch in [*self._links.values(), *self._absent.values()]:
+            if self._links.get(watch.link or 0) is watch or self._absent.get(watch.node) is watch:
+                self._look(watch, now)  # else the end of another one took it along
+        if any(w.pings for w in self._links.values()):
+            self._due_by(self._ping_at)
+        for watch in [*self._links.values(), *self._absent.values()]:
+            self._due_by(self._due_of(watch))
+
+    def _look(self, watch: Watch, now: float) -> None:
+        settings = self._ctx.settings
+        if watch.link is not None and now - watch.heard_at >= settings.link_stale_s:
+            reason = f"its link was silent for {settings.link_stale_s:g} s, its host answers"
+            self._job.links.give_up(watch.link, reason, now)
+        elif watch.probe is not None and now >= watch.probe_until:
+            self._end_probe(watch)
+            self._failed(watch, now)
+        elif now >= self._due_of(watch):
+            watch.probe = self._ctx.open(self._job.label, watch.addresses, watch.port)
+            watch.probe_until = now + settings.probe_s
+            watch.opened = False
+            self._probes[watch.probe] = watch
+
+    def _due_of(self, watch: Watch) -> float:
+        """When it is to be looked at again."""
+        if watch.probe is not None:
+            return watch.probe_until
+        if watch.link is None:
+            return watch.next_at
+        suspect_at = watch.sign_at + self._ctx.settings.suspect_after_s
+        stale_at = watch.heard_at + self._ctx.settings.link_stale_s
+        return min(max(suspect_at, watch.next_at), stale_at)
+
+    def _due_by(self, when: float) -> None:
+        self._due = when if self._due is None else min(self._due, when)
+
+    def deadline(self) -> float | None:
+        return self._due if self._links or self._absent else None
+
+    def close(self) -> None:
+        """The job is over here."""
+        for watch in [*self._links.values(), *self._absent.values()]:
+            self._end_probe(watch)
+        self._links.clear()
+        self._absent.clear()
