@@ -50,6 +50,7 @@ class Held:
         self.since = now
         self.broken_at: float | None = None  #: a member was lost, or one of ours joined again
         self.fates: dict[int, Fate] = dict.fromkeys(self.members, "running")
+        self.returning: set[int] = set()  #: ranks of those that join anew, as their daemons say
         self.home = {m.rank: m.node for m in members}  #: the node that speaks for it, by rank
         self._by_id = {m.participant: m for m in members}
 
@@ -97,7 +98,7 @@ class Held:
         left = waiting.copy()
         found = []
         for rank, member in self.members.items():
-            if self.fates[rank] not in ("running", "unwatched"):
+            if self.fates[rank] in ("left", "lost") and rank not in self.returning:
                 continue
             if left[self.home[rank]] > 0:
                 left[self.home[rank]] -= 1
@@ -114,11 +115,15 @@ class Held:
         reason: str,
         seats: Iterable[Seat],
         now: float,
+        *,
+        again: bool,
     ) -> None:
         """A local member is no more: tell the hub, or be it."""
         member = self.member(participant)
         if member is None or self.fates[member.rank] in ("left", "lost"):
             return
+        if again:
+            self._returns(member.rank, now)
         if self.hub is not None:
             self._ctx.send(
                 self.hub,
@@ -128,6 +133,7 @@ class Held:
                     participant=participant,
                     left=left,
                     reason=reason,
+                    again=again,
                 ),
             )
         self.note(member.rank, "left" if left else "lost", reason, seats, now)
@@ -137,6 +143,8 @@ class Held:
         member = self.member(message.participant)
         if self.leads and member is not None and self.links.get(self.home[member.rank]) == link:
             fate: Fate = "left" if message.left else "lost"
+            if message.again:
+                self.returning.add(member.rank)
             self.note(member.rank, fate, _cut(message.reason), seats, now)
 
     def gone(self, message: Gone, seats: Iterable[Seat], now: float) -> None:
@@ -203,6 +211,11 @@ class Held:
             mine = self.member(seat.participant)
             if mine is not None and mine is not member and seat.connected:
                 self._ctx.do(actions.Tell(participant=seat.participant, message=word))
+
+    def _returns(self, rank: int, now: float) -> None:
+        """One of our own joins anew, so that the round is over for this node."""
+        self.returning.add(rank)
+        self.broken(now)
 
     def broken(self, now: float) -> None:
         """It cannot end as it began: its survivors are expected to join again."""

@@ -290,6 +290,7 @@ class Ended(Message, tag="ended", frozen=True, kw_only=True):
     participant: ParticipantId
     left: bool
     reason: str
+    again: bool = False  #: its process joins anew: the next round is to wait for it
 
 
 class Gone(Message, tag="gone", frozen=True, kw_only=True):

@@ -49,9 +49,8 @@ class Rounds:
     ) -> None:
         """A local member is no more. `again`: its process has joined anew, for the next round."""
         for held in self.helds:
-            held.seat_ended(participant, left, reason, self._job.seats.values(), now)
-            if again and held.member(participant) is not None:
-                held.broken(now)
+            seats = self._job.seats.values()
+            held.seat_ended(participant, left, reason, seats, now, again=again)
 
     def link_closed(self, link: int, fate: Fate, reason: str, ago_s: float, now: float) -> None:
         needed = frozenset(h.key for h in self.helds if h.needs(link))
@@ -67,6 +66,12 @@ class Rounds:
             if held.key in rounds:
                 held.node_gone(node, "lost", reason, ago_s, self._job.seats.values(), now)
         self._job.settle(now)
+
+    def daemonless(self, node: str, rounds: frozenset[RoundKey], reason: str, now: float) -> None:
+        """A host answers, but no daemon there has attached."""
+        for held in self.helds:
+            if held.key in rounds:
+                held.node_gone(node, "unwatched", reason, 0.0, self._job.seats.values(), now)
 
     def survivors(self) -> tuple[list[Member], float]:
         """Members of the newest round, if that was broken, who may still join again, and since
@@ -209,7 +214,7 @@ class Rounds:
                 now=now,
             )
             for member in config.members:
-                if leads or member.node == mine.node:  # until they say that they are here
+                if member.node == mine.node:  # until they say that they are here
                     held.fates[member.rank] = "unwatched"
             self.helds.append(held)
             self._expect(held, zero, config.leader_link, now)

@@ -236,6 +236,9 @@ class Watches:
             pause = settings.absent_every_s
             if self._job.rounds.attaches(watch):
                 pause = min(settings.attach_min_s * 2.0 ** min(watch.backoff, 10), pause)
+            elif watch.backoff:  # else it may just be on its way
+                reason = "its daemon has not come back"
+                self._job.rounds.daemonless(watch.node, watch.rounds, reason, now)
             watch.backoff += 1
             watch.next_at = now + pause
         else:

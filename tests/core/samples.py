@@ -113,7 +113,7 @@ PEER: tuple[messages.Message, ...] = (
     ),
     messages.Redirect(claim=CLAIM, advert=ADVERT, host="gpu1"),
     messages.Dismiss(claim=CLAIM, reason="rank 0 has ended"),
-    messages.Ended(claim=CLAIM, round=1, participant=WHO, left=False, reason="exit 1"),
+    messages.Ended(claim=CLAIM, round=1, participant=WHO, left=False, reason="exit 1", again=True),
     messages.Gone(claim=CLAIM, round=1, rank=3, how="lost", reason="silent for 15 s", ago_s=15.5),
     messages.Attach(label=LABEL, claim=CLAIM, round=1, node=CARD, participants=(WHO,)),
     messages.Attached(claim=CLAIM, round=1, node=NODE, members=(MEMBER,), fates=("unwatched",)),

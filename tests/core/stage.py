@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from typing import Any
+
+import msgspec
 
 from mingled.core import local
 from mingled.core.config import Config
@@ -36,9 +39,11 @@ class Stage:
         timeout_s: float | None = None,
         adopt: bool = False,
         like: Client | None = None,
+        user: str = "ann",
+        **changes: Any,
     ) -> Client:
         """One participant on gpu`host`; `like`: joined by that client's process again. `size` is
-        the least where there is a `size_max`."""
+        the least where there is a `size_max`. `changes`: of the Join's other fields."""
         self._pids += 1
         size = 0 if form is Form.PLAIN else size
         join = local.Join(
@@ -50,8 +55,10 @@ class Stage:
             timeout_s=timeout_s,
             adopt=adopt,
         )
+        join = msgspec.structs.replace(join, **changes)
         pid = self._pids
-        holder = Holder(pid=pid, identity=str(pid), uid=1000, user="ann", watched=True)
+        uid = 1000 if user == "ann" else 1001
+        holder = Holder(pid=pid, identity=str(pid), uid=uid, user=user, watched=True)
         client = Client(
             ParticipantId(f"{pid:032x}"), join, like.holder if like else holder, runs_s=1e6
         )
@@ -91,3 +98,8 @@ def failed(client: Client, code: str) -> str:
 
 def noticed(client: Client) -> list[str]:
     return [m.sentence for m in client.heard if isinstance(m, local.Notice)]
+
+
+def fates(client: Client) -> list[tuple[int, str]]:
+    """What the client was told of its round's members, in order."""
+    return [(m.rank, m.how) for m in client.heard if isinstance(m, local.Gone)]

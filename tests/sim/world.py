@@ -497,6 +497,7 @@ class World:
         self.note(host, "power loss" if power else "daemon crash")
         daemon.alive = False
         if power:
+            self.harmed = True
             self.air.down.add(host)
         for link, side in list(daemon.ends.values()):
             side.open = False
