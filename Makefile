@@ -5,7 +5,7 @@ ARGS ?=
 SIM_SEEDS ?= 0..200
 BIN := .venv/bin
 
-.PHONY: help demo test check lint bench format clean
+.PHONY: help demo test check lint sim bench format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,10 +20,7 @@ test:  ## all tests (ARGS="-k name" goes to pytest); what a machine lacks skips,
 
 check: lint  ## linters, unit tests, a short simulation: under two minutes
 	$(BIN)/pytest -q -m "not lan and not torch and not daemon" $(ARGS)
-	@if [ -f tests/sim/__main__.py ]; then \
-		echo "$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)"; \
-		$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS); \
-	fi
+	$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)
 
 lint:  ## ruff, mypy, import rules
 	@scripts/bootstrap --with dev
@@ -31,6 +28,12 @@ lint:  ## ruff, mypy, import rules
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+sim: SIM_SEEDS = 0..1999
+sim:  ## a long simulation (SIM_SEEDS=A..B), and one of 1,000 nodes
+	@scripts/bootstrap --with dev
+	$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)
+	$(BIN)/python -m tests.sim --seeds 1..1 --nodes 1000
 
 bench:  ## measure, and print the table
 	@scripts/bootstrap --with dev

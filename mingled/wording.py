@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mingled.core import local
 from mingled.core.config import Config
-from mingled.core.words import Form
+from mingled.core.words import Form, distinct
 
 HOSTS_NAMED_MAX = 16
 """In the line that says who is in a round: people read no more."""
@@ -36,10 +36,10 @@ def waiting_line(progress: local.Progress, form: Form) -> str:
     """`2/4 here: gpu1, gpu4; waiting for node ranks 2, 3`. Users are named where they differ."""
     several = len({seen.user for seen in progress.present}) > 1
     shown_as = (
-        f"{seen.user}@{seen.host}" if several and seen.user else seen.host
+        (f"{seen.user}@{seen.host}" if several and seen.user else seen.host, seen.address)
         for seen in progress.present
     )
-    names = ", ".join(dict.fromkeys(shown_as))
+    names = ", ".join(distinct(shown_as))
     shown = len(progress.present)
     if progress.here > shown:
         names += f" and {progress.here - shown} more"

@@ -158,12 +158,17 @@ class Claim:
             size_min=low,
             size_max=high,
             present=tuple(
-                Seen(host=p.host, rank=p.entry.rank, user=p.entry.user, address=p.address)
+                Seen(
+                    host=p.host,
+                    rank=p.entry.rank,
+                    user=p.entry.user,
+                    address=p.address or self.ctx.first_address(),
+                )
                 for p in present[:NAMES_SHOWN_MAX]
             ),
             missing=missing_ranks(present, low)[:NAMES_SHOWN_MAX],
             running=running.running(now) if running else None,
-            note=self.job.note_text or self.seal.last_call.note(now),
+            note=self.seal.last_call.note(now) or self.job.note_text,
         )
 
     def send_progress(self, now: float) -> None:
@@ -243,13 +248,13 @@ class Claim:
         there, code = session.there, Refused.code
         mine, sentence = self.entry(), None
         if entry.rank == 0:
-            sentence = f"{there} follows, yet asks for rank 0, the leader's: {self.here()}"
+            sentence = f"{there} follows, yet asks for rank 0, the leader's: {self.ctx.here()}"
         elif mine is not None:
-            sentence = owner_conflict(mine, entry, here=self.here(), there=there)
+            sentence = owner_conflict(mine, entry, here=self.ctx.here(), there=there)
             if sentence is not None:
                 code = NotPermitted.code
             else:
-                sentence = shape_conflict(mine, entry, here=self.here(), there=there)
+                sentence = shape_conflict(mine, entry, here=self.ctx.here(), there=there)
         sentence = sentence or self.conflict(entry, there, session.card.node)
         if sentence is None and not entry.wait:
             sentence = self.job.rounds.runs(now)
@@ -269,7 +274,7 @@ class Claim:
     def conflict(self, entry: Entry, there: str, node: NodeId) -> str | None:
         """Why this one cannot be in a round with those who are present, naming both sides."""
         for other in self.present():
-            here = f"{other.host} ({other.address})" if other.address else self.here()
+            here = f"{other.host} ({other.address})" if other.address else self.ctx.here()
             if other.entry.participant == entry.participant:
                 return f"one participant is stated twice, by {here} and by {there}"
             sentence = shape_conflict(other.entry, entry, here=here, there=there)
@@ -282,11 +287,6 @@ class Claim:
             if session.card.node != node and entry.rank in [e.rank for e in session.plain]:
                 return rank_conflict(entry.rank or 0, here=session.there, there=there)
         return None
-
-    def here(self) -> str:
-        """This node, for sentences."""
-        addresses = self.ctx.addresses
-        return f"{self.ctx.host} ({addresses[0].address})" if addresses else self.ctx.host
 
     def _refuse(self, link: int, code: str, sentence: str, *, close: bool) -> None:
         self.ctx.send(link, messages.Refuse(claim=self.nonce, code=code, sentence=sentence))

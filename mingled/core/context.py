@@ -73,6 +73,13 @@ class Context:
             addresses=self.candidates(),
         )
 
+    def first_address(self) -> str:
+        return self.addresses[0].address if self.addresses else ""
+
+    def here(self) -> str:
+        """This node, for sentences: cloned machines share their names."""
+        return f"{self.host} ({self.first_address()})" if self.addresses else self.host
+
     def listening_on(self) -> str:
         """For hints and errors: this node's interfaces and addresses."""
         if not self.addresses:

@@ -151,7 +151,8 @@ class Desk:
                 if not seat.waiting and (held is None or held.whole):
                     notice = local.Notice(
                         kind="warning",
-                        sentence=f"{self._name}: this replaces the earlier join of {seat.who()}",
+                        sentence=f"{self._name} on {self._ctx.host}: this replaces the earlier "
+                        f"join of {seat.who()}, whose round is over for it",
                     )
                     self._ctx.do(actions.Tell(participant=newer, message=notice))
                 reason = lost or "replaced by a newer join"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, local, messages
 from mingled.core.config import Member
 from mingled.core.messages import NAMES_SHOWN_MAX, TEXT_CHARS_MAX, Ended, Fate, Gone, Running
-from mingled.core.words import JobId, Nonce, ParticipantId
+from mingled.core.words import JobId, Nonce, ParticipantId, distinct
 
 if TYPE_CHECKING:
     from mingled.core.context import Context
@@ -77,11 +77,11 @@ class Held:
 
     def running(self, now: float) -> Running:
         """For those who come late."""
-        here = [m.host for m in self.members.values() if self.fates[m.rank] == "running"]
+        here = [m for m in self.members.values() if self.fates[m.rank] == "running"]
         return Running(
             round=self.round,
             since_s=now - self.since,
-            hosts=tuple(dict.fromkeys(here))[:NAMES_SHOWN_MAX],
+            hosts=distinct((m.host, m.address) for m in here)[:NAMES_SHOWN_MAX],
             size=len(self.members),
         )
 

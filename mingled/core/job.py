@@ -179,7 +179,7 @@ class Job:
         if claim.leader_seat() is not None or claim.holds():
             claim.consider(now)
             return
-        claim.end(f"rank 0 of job {self.job} on {self.ctx.host} has ended")
+        claim.end(f"rank 0 of job {self.job} on {self.ctx.here()} has ended")
         self.drop_claim(now)
         if self.waiting():
             self.to(Trigger.SEARCH)
@@ -233,6 +233,7 @@ class Job:
         if self.state is not State.SEARCHING:
             self.search.ask_anew(now)
         self.to(Trigger.CLAIM)
+        self.note_text = ""
         self.claim = Claim(self, now, inherits)
         self.claim.plain.port = plain_port
         for heard in self.ctx.book.of(self.label):
@@ -300,6 +301,7 @@ class Job:
 
     def advert_heard(self, advert: Advert, now: float) -> None:
         """New or changed; it is in the book."""
+        self.watches.advertised(advert, now)
         if self.claim is not None:
             self.claim.contests.heard(advert, now)
         elif self.state in (State.SEARCHING, State.CONNECTING):

@@ -44,12 +44,17 @@ class LastCall:
     def note(self, now: float) -> str:
         """For those who wait: for whom."""
         survivors, _ = self._claim.job.rounds.survivors()
+        names = [f"{m.host} ({m.address})" for m in survivors][:NAMES_SHOWN_MAX]
+        who = ", ".join(dict.fromkeys(names))
+        if survivors and self._claim.leader_seat() is None:
+            return (
+                f"still in the round before, of which a member was lost: {who}; end it there, or "
+                "run it with --on-lost restart"
+            )
         if self._until is None or now >= self._until or not survivors:
             return ""
-        names = [f"{m.host} ({m.address})" for m in survivors][:NAMES_SHOWN_MAX]
         return (
-            f"a member was lost; {', '.join(dict.fromkeys(names))} may still join again, for "
-            f"{self._until - now:.0f} s at most"
+            f"a member was lost; {who} may still join again, for {self._until - now:.0f} s at most"
         )
 
     def close(self) -> None:

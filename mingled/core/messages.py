@@ -144,7 +144,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     rank: int | None
     user: str = ""
-    address: str = ""  #: as the leader sees it; empty for the leader's own
+    address: str = ""  #: as the leader sees it
 
 
 class Join(Message, tag="join", frozen=True, kw_only=True):

@@ -63,10 +63,10 @@ class Paths:
         """The sentence that names both ends and what to look at."""
         place = (address, port)
         what = self._open.get(place, "somebody")
-        here = self._ctx.host
+        start = f"{self._ctx.here()} cannot reach {what}, TCP {address} port {port}: {reason}"
         if place == self._master:
-            return f"{here} cannot reach {what}, TCP {address} port {port}: {reason}"
+            return f"{start}; a firewall there?"
         return (
-            f"{here} cannot reach {what}, TCP {address} port {port}: {reason} (a firewall on the "
-            "ephemeral ports? collective libraries connect followers to each other)"
+            f"{start}; a firewall on the ephemeral ports? Gloo and NCCL connect followers to each "
+            "other there, so let the machines of a job reach each other"
         )

@@ -181,15 +181,15 @@ class Pursuit:
             case messages.Abort() if self._concerns(message):
                 self.prepare = self.unsure_until = self.retry_at = None
                 job.to(Trigger.ABORT)
-                job.note(message.reason[: messages.TEXT_CHARS_MAX], now)
-                self._gather_on(now)
+                self._gather_on(now)  # the leader's Progress brings the reason
             case messages.Admit() if message.claim == self.claim:
                 self._admitted(message, now)
             case messages.Redirect() if job.state is State.FOLLOWING and (
                 (message.claim, message.advert.label) == (self.claim, self.advert.label)
             ):
                 self._ctx.book.remove(self.advert.label, self.claim)
-                job.follow_instead(message.advert, f"{message.host} leads now", now)
+                where = ", ".join(message.advert.addresses[:1])
+                job.follow_instead(message.advert, f"{message.host} ({where}) leads now", now)
             case messages.Dismiss() if job.state in (State.FOLLOWING, State.PROVING):
                 self._ctx.book.remove(self.advert.label, self.claim)
                 job.lose_leader(message.reason[: messages.TEXT_CHARS_MAX], now)
@@ -221,6 +221,7 @@ class Pursuit:
             pings=False,
             now=now,
         )
+        self._job.note_text = ""  # what stood in the way of finding it
         self._job.found(now)
         self._ctx.book.held(self.advert.label, self.claim)
         incumbent = any(s.can_lead and s.before is not None for s in self._job.waiting())
@@ -262,7 +263,7 @@ class Pursuit:
         job.to(Trigger.PREPARE)
         flaw = self._flaw(message)
         if flaw is not None:
-            self._nack(f"{self._ctx.host}: {flaw}")
+            self._nack(f"{self._ctx.here()}: {flaw}")
             self._gather_on(now)
             return
         self.paths = Paths.of_prepare(self._ctx, job.job, message)

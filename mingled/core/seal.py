@@ -151,7 +151,7 @@ class Seal:
     def port_failed(self, proof: Nonce, reason: str, now: float) -> None:
         """No port: nothing is sealed, and everybody is told why."""
         if self.attempt is not None and self.attempt.proof == proof:
-            self._abort(f"{self._ctx.host}: {reason}", now, backoff=True)
+            self._abort(f"{self._ctx.here()}: {reason}", now, backoff=True)
 
     def acked(self, session: Session, proof: Nonce, now: float) -> None:
         attempt = self.attempt
@@ -189,7 +189,7 @@ class Seal:
         COMMIT an ABORT is always safe: a node that has acknowledged comes back and asks."""
         attempt = self.attempt
         if attempt is not None and attempt.links.get(session.card.node) == session.link:
-            self._abort(f"{session.card.host} ({session.remote_address}): {reason}", now)
+            self._abort(f"{session.there}: {reason}", now)
 
     def entries_changed(self, session: Session, now: float) -> None:
         """A Join came in: does the attempt still hold?"""
@@ -199,13 +199,13 @@ class Seal:
         here = {e.participant for e in session.entries}
         chosen = {p.entry.participant for p in attempt.chosen if p.node == session.card.node}
         if not chosen <= here:
-            self._abort(f"a participant on {session.card.host} has just ended", now)
+            self._abort(f"a participant on {session.there} has just ended", now)
 
     def local_ended(self, participant: ParticipantId, now: float) -> None:
         """A seat of our own ended while an attempt is under way."""
         attempt = self.attempt
         if attempt is not None and any(p.entry.participant == participant for p in attempt.chosen):
-            self._abort(f"a participant on {self._ctx.host} has just ended", now)
+            self._abort(f"a participant on {self._ctx.here()} has just ended", now)
 
     def asked_for_outcome(self, session: Session, proof: Nonce, now: float) -> None:
         """A follower acknowledged, lost its link, and is back. The loss ended the attempt, if it
@@ -321,12 +321,15 @@ class Seal:
         return True
 
     def _silent(self, attempt: _Attempt) -> str:
-        hosts = sorted({p.host for p in attempt.chosen if p.node in attempt.unacked})
+        silent = (p for p in attempt.chosen if p.node in attempt.unacked)
+        hosts = sorted({f"{p.host} ({p.address})" for p in silent})
         timeout_s = self._ctx.settings.prepare_timeout_s
         if not attempt.port:
             what = "its client opened no store" if attempt.store else "no port could be opened"
-            return f"{self._ctx.host}: {what} within {timeout_s:g} s"
-        return f"no answer to PREPARE within {timeout_s:g} s from {', '.join(hosts)}"
+            return f"{self._ctx.here()}: {what} within {timeout_s:g} s"
+        if hosts:
+            return f"no answer to PREPARE within {timeout_s:g} s from {', '.join(hosts)}"
+        return f"{self._ctx.here()}: its own path was not proven within {timeout_s:g} s"
 
     def deadline(self) -> float | None:
         if self.attempt is not None:

@@ -90,7 +90,7 @@ class Search:
         if self.tries:
             self.try_adverts(now)
         else:
-            self._job.lose_leader(reason, now)
+            self._job.lose_leader(f"{reason}, where a leader of this job was advertised", now)
 
     def close(self) -> None:
         """Nobody is being connected to any more."""
@@ -102,8 +102,14 @@ class Search:
 
     def tick(self, now: float) -> None:
         self.try_adverts(now)
-        if self._job.state is State.SEARCHING and self._may_lead(now):
+        if self._may_lead(now) and not self._tries_fresh():
+            self.close()
             self._job.start_claim(now)
+
+    def _tries_fresh(self) -> bool:
+        """Is anybody being tried who may well answer?"""
+        suspects = {h.advert.claim for h in self._ctx.book.of(self._job.label) if h.failures}
+        return any(advert.claim not in suspects for advert in self.tries.values())
 
     def _may_lead(self, now: float) -> bool:
         return now >= self._window_end and any(s.can_lead for s in self._job.waiting())
@@ -125,10 +131,11 @@ class Search:
         self.ask_at = now + pause * self._ctx.stream.uniform(1.0, 1.0 + settings.query_jitter)
 
     def deadline(self) -> float | None:
-        if self._job.state is State.CONNECTING:
-            return self._next_try_at if self._next(self._next_try_at) is not None else None
         times: list[float] = []
-        if any(s.can_lead for s in self._job.waiting()):
+        if any(s.can_lead for s in self._job.waiting()) and not self._tries_fresh():
             times.append(self._window_end)
-        times += [h.retry_at for h in self._ctx.book.of(self._job.label)]
+        if self._job.state is State.SEARCHING:
+            times += [h.retry_at for h in self._ctx.book.of(self._job.label)]
+        elif self._next(self._next_try_at) is not None:
+            times.append(self._next_try_at)
         return min(times, default=None)

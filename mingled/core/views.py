@@ -70,7 +70,7 @@ class Views:
             present=theirs.present if theirs else here[:NAMES_SHOWN_MAX],
             missing=theirs.missing if theirs else (),
             running=theirs.running if theirs else None,
-            note=job.note_text or (theirs.note if theirs else ""),
+            note=theirs.note if theirs else job.note_text,
         )
 
     def hint(self, seat: Seat) -> None:

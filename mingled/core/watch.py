@@ -155,6 +155,13 @@ class Watches:
             watch.link, watch.rounds, watch.backoff = None, rounds, 0
             self._set_absent(watch, now)
 
+    def advertised(self, advert: messages.Advert, now: float) -> None:
+        """Where a daemon that came back listens now, perhaps: at another port than before."""
+        for watch in self._absent.values():
+            if watch.probe is None and set(watch.addresses) & set(advert.addresses):
+                watch.port, watch.next_at, watch.backoff = advert.port, now, 0
+                self._due_by(now)
+
     def back(self, node: str) -> None:
         """It is linked again, or no longer of interest."""
         watch = self._absent.pop(node, None)
@@ -254,6 +261,7 @@ class Watches:
         if watch.failures < settings.probe_failures or silence_s < self._patience_s(watch):
             return
         reason = f"silent for {silence_s:.0f} s, and {watch.failures} fresh connections failed"
+        self._ctx.book.failed(self._job.label, watch.claim, now)  # if it was advertised
         if watch.link is not None:
             self._job.links.give_up(watch.link, reason, now, lost=True)
         else:

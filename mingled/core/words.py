@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 
 from mingled.errors import BadInput
 
@@ -100,3 +102,11 @@ class Label(str):
         if not cls.pattern.fullmatch(text):
             raise BadInput(f"label {text[:64]!r}: not {cls.pattern.pattern}")
         return super().__new__(cls, text)
+
+
+def distinct(places: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Host names for people, each machine once: with its address where two share a name, as cloned
+    disks make them."""
+    seen = dict.fromkeys(places)
+    names = Counter(host for host, _ in seen)
+    return tuple(f"{host} ({address})" if names[host] > 1 else host for host, address in seen)

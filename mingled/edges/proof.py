@@ -232,7 +232,7 @@ class Proofs:
                 within_s=PROVE_S,
             )
         except TimeoutError:
-            reason = f"no answer within {PROVE_S:g} s, firewall?"
+            reason = f"no answer within {PROVE_S:g} s"
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
         except _Stranger:

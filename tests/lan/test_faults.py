@@ -236,8 +236,8 @@ def test_a_firewall_is_named_and_nobody_is_released(lan: MakeLan) -> None:
         for rank, node in enumerate((first, second))
     ]
     for running in waits:
-        running.until(f"gpu2 cannot reach rank 0's port on gpu1, TCP {first.address} port 29")
-        running.until("no answer within 5 s, firewall?")
+        running.until(f"gpu2 ({second.address}) cannot reach rank 0's port on gpu1, TCP {first.address} port 29")
+        running.until("no answer within 5 s; a firewall there?")
     for done in [running.end() for running in waits]:
         assert (done.code, done.out) == (82, "")
     assert all(not report["jobs"] for node in (first, second) for report in status(node))
@@ -249,7 +249,7 @@ def test_a_firewall_that_is_opened_lets_the_job_start(lan: MakeLan) -> None:
         node.drop("tcp dport 29500-29999")
     waits = [wait(node, "bert", "--nnodes", "2", cmd=STAY) for node in (first, second)]
     for running in waits:
-        running.until("firewall?")
+        running.until("a firewall there?")
     for node in (first, second):
         node.undrop()
     for running in waits:

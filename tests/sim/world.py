@@ -474,7 +474,7 @@ class World:
             proof=action.proof,
             address=action.address,
             port=action.port,
-            reason="no answer, firewall?",
+            reason="no answer",
         )
         self.soon(daemon, refuted)
 
