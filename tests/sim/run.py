@@ -19,6 +19,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     error: str | None
     released: int
+    crashed: int  #: how often a daemon did at the given transition
     transcript: tuple[str, ...]
 
 
@@ -29,9 +30,14 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     failed: Run | None  #: the first seed that failed; the sweep stops there
 
 
-def run(seed: int, hosts: int | None = None, *, transcript: bool = False) -> Run:
-    """Play one seed to its end. The transcript is written only if asked for, or on a failure."""
+def run(
+    seed: int, hosts: int | None = None, *, transcript: bool = False, mine: str | None = None
+) -> Run:
+    """Play one seed to its end. The transcript is written only if asked for, or on a failure.
+    `mine`: a transition at which daemons crash, on a network that comes to all of them."""
     scenario = Scenario(seed, hosts)
+    if mine is not None:
+        scenario.world.mine, scenario.world.brittle = mine, 0.2
     error = None
     try:
         _play(scenario)
@@ -39,7 +45,8 @@ def run(seed: int, hosts: int | None = None, *, transcript: bool = False) -> Run
         error = f"{type(failure).__name__}: {failure}\n{_where(failure)}"
     lines = tuple(_lines(scenario)) if transcript or error else ()
     released = scenario.world.checks.released
-    return Run(seed=seed, error=error, released=released, transcript=lines)
+    crashed = 3 - scenario.world.mines_left
+    return Run(seed=seed, error=error, released=released, crashed=crashed, transcript=lines)
 
 
 def sweep(seeds: Iterable[int], hosts: int | None = None) -> Sweep:

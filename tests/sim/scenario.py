@@ -304,6 +304,7 @@ class Scenario:
     def heal(self) -> None:
         self.world.note(-1, "everything heals")
         self.air.heal()
+        self.world.mine = None
         self.world.brittle = self.world.rejoins = self.world.fickle = 0.0
         for host in range(self.hosts):
             self.world.restart(host)

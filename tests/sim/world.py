@@ -80,6 +80,8 @@ class World:
         self.brittle = 0.0  #: share of PREPARE, ACK and COMMIT that take their link with them
         self.fickle = 0.0  #: share of PREPAREs upon which somebody who waits goes away
         self.portless = 0.0  #: share of tries to open a port that fail
+        self.mine: str | None = None  #: a daemon that takes this transition crashes at once
+        self.mines_left = 3
         self.past_adverts: list[Advert] = []
         self.answers: list[actions.Answer | actions.Describe] = []
         self.reattaches = 0.7  #: share of participants that find their new daemon
@@ -102,6 +104,8 @@ class World:
         for action in daemon.core.handle(event, self.clock.now + daemon.boot):
             self.log.append((self.clock.now, daemon.host, "->", action))
             self._perform(daemon, action)
+        if self.mine is not None and self._steps_on_mine(daemon):
+            return
         deadline = self._deadline(daemon)
         if self.rng.random() < EARLY_SHARE:
             end = self.clock.now + 10.0 if deadline is None else deadline
@@ -111,6 +115,16 @@ class World:
         elif deadline != daemon.tick_at:
             daemon.tick_at = deadline
             self.clock.at(deadline, lambda: self._tick(daemon, deadline))
+
+    def _steps_on_mine(self, daemon: Daemon) -> bool:
+        last = {job.story[-1] for job in daemon.core.jobs.values() if job.story}
+        if self.mine not in last or not self.mines_left:
+            return False
+        self.mines_left -= 1
+        self.crash(daemon.host)
+        back = self.clock.now + self.rng.choice((0.05, 2.0))
+        self.clock.at(back, lambda: self.restart(daemon.host))
+        return True
 
     def _deadline(self, daemon: Daemon) -> float | None:
         """In the world's time. Rounded up by a hair: a tick must not come too early."""

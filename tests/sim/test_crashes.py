@@ -1,0 +1,28 @@
+"""A daemon that crashes at any transition, and starts again, harms nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from mingled.core.table import TRANSITIONS, State, Trigger
+from tests.sim.run import run
+
+CRASHES = 3
+"""Of each kind, over as many seeds as it takes."""
+
+SEEDS_MAX = 1_000
+"""The rarest transition comes once in 100 seeds."""
+
+
+@pytest.mark.parametrize(
+    ("state", "trigger", "after"), [(s, t, after) for (s, t), after in TRANSITIONS.items()]
+)
+def test_a_crash_right_after(state: State, trigger: Trigger, after: State) -> None:
+    crashed = seed = 0
+    while crashed < CRASHES and seed < SEEDS_MAX:
+        played = run(seed, mine=f"{state} --{trigger}--> {after}")
+        story = "\n".join(played.transcript[-60:])
+        assert played.error is None, f"{story}\nseed {seed}: {played.error}"
+        crashed += played.crashed
+        seed += 1
+    assert crashed, "nothing was tested"
