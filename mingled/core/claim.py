@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 ADVERT_VERSION = 1
 
+ARRIVALS_KEPT = 64
+"""Below this, who came when is not worth clearing."""
+
 
 class Session(msgspec.Struct, kw_only=True):
     """One follower's daemon. Mutable."""
@@ -49,9 +52,10 @@ class Claim:
         self.job = job
         self.ctx = job.ctx
         self.nonce: Nonce = self.ctx.stream.nonce()
-        self.lineage = frozenset({self.nonce} if inherits is None else {self.nonce, inherits})
+        self.lineage = {self.nonce} if inherits is None else {self.nonce, inherits}
         self.sessions: dict[int, Session] = {}
         self.arrivals: dict[ParticipantId, int] = {}
+        self._arrived = 0
         self.released: set[ParticipantId] = set()
         self.seal = Seal(self)
         self.plain = Plain(self, now)
@@ -144,7 +148,16 @@ class Claim:
         return sorted(found, key=lambda p: p.order)
 
     def _arrival(self, participant: ParticipantId) -> int:
-        return self.arrivals.setdefault(participant, len(self.arrivals))
+        if participant not in self.arrivals:
+            self._arrived += 1
+            self.arrivals[participant] = self._arrived
+        return self.arrivals[participant]
+
+    def _forget_arrivals(self) -> None:
+        """Of those who have gone, once they are the most."""
+        there = {p.entry.participant for p in self.present()}
+        if len(self.arrivals) > 2 * len(there) + ARRIVALS_KEPT:
+            self.arrivals = {p: n for p, n in self.arrivals.items() if p in there}
 
     def progress(self, now: float) -> messages.Progress:
         present = self.present()
@@ -230,6 +243,9 @@ class Claim:
             self.seal.asked_for_outcome(session, join.prepared, now)
         self.seal.entries_changed(session, now)
         if session.entries != before:
+            if len(session.entries) > len(before):
+                self.job.note_text = ""  # who went before is no news any more
+            self._forget_arrivals()
             self.job.progressed(now)
         self.plain.admit(session)
         self.consider(now)
@@ -250,7 +266,7 @@ class Claim:
         if entry.rank == 0:
             sentence = f"{there} follows, yet asks for rank 0, the leader's: {self.ctx.here()}"
         elif mine is not None:
-            sentence = owner_conflict(mine, entry, here=self.ctx.here(), there=there)
+            sentence = self.foreign(entry, there)
             if sentence is not None:
                 code = NotPermitted.code
             else:
@@ -271,10 +287,23 @@ class Claim:
         )
         return False
 
+    def foreign(self, entry: Entry, there: str) -> str | None:
+        """Is it another user's than any of those who are here?"""
+        mine = self.entry()
+        known = [(mine, self.ctx.here())] if mine is not None else []
+        known += [(p.entry, self._where(p)) for p in self.present()]
+        conflicts = (owner_conflict(e, entry, here=here, there=there) for e, here in known)
+        return next((c for c in conflicts if c is not None), None)
+
+    def _where(self, present: Present) -> str:
+        if not present.address:
+            return self.ctx.here()
+        return f"{present.host} ({present.address})"
+
     def conflict(self, entry: Entry, there: str, node: NodeId) -> str | None:
         """Why this one cannot be in a round with those who are present, naming both sides."""
         for other in self.present():
-            here = f"{other.host} ({other.address})" if other.address else self.ctx.here()
+            here = self._where(other)
             if other.entry.participant == entry.participant:
                 return f"one participant is stated twice, by {here} and by {there}"
             sentence = shape_conflict(other.entry, entry, here=here, there=there)
@@ -300,6 +329,7 @@ class Claim:
             return
         self.seal.session_lost(session, reason, now)
         if session.entries:
+            self.job.note(f"{session.there}: {reason}", now)
             self.job.progressed(now)
 
     def received(self, session: Session, message: messages.Message, now: float) -> None:
@@ -311,7 +341,7 @@ class Claim:
             case messages.Ack() if message.claim == self.nonce:
                 self.seal.acked(session, message.proof, now)
             case messages.Nack() if message.claim == self.nonce:
-                self.seal.nacked(session, message.proof, message.reason, now)
+                self.seal.nacked(session, message, now)
             case messages.Rival() if message.advert.label == self.job.label:
                 if message.advert.claim != self.nonce and self.ctx.book.add(message.advert):
                     self.job.advert_heard(message.advert, now)

@@ -31,11 +31,14 @@ class _Rival(msgspec.Struct, kw_only=True):
 
 
 def loses(mine: Contest, theirs: Contest) -> bool:
-    """Does `mine` yield to `theirs`? Both sides compute it from the same two messages."""
+    """Does `mine` yield to `theirs`? Both sides compute it from the same two messages. One that
+    could not be reached cannot lead, whatever else speaks for it."""
     if mine.sealed or mine.busy or theirs.busy:
         return False
-    if (mine.sealed, mine.standing) != (theirs.sealed, theirs.standing):
-        return (mine.sealed, mine.standing) < (theirs.sealed, theirs.standing)
+    ours = (mine.sealed, not theirs.unreached, mine.standing)
+    others = (theirs.sealed, not mine.unreached, theirs.standing)
+    if ours != others:
+        return ours < others
     return mine.claim > theirs.claim
 
 
@@ -76,6 +79,7 @@ class Contests:
     def opened(self, link: int, now: float) -> None:
         for rival in self._rivals.values():
             if rival.link == link:
+                self._claim.job.unreached.discard(rival.advert.claim)
                 self._ctx.send(link, self.standing(rival.advert.claim))
                 rival.next_at = now + self._ctx.settings.first_frame_s
 
@@ -112,6 +116,7 @@ class Contests:
             standing=claim.standing(),
             sealed=claim.sealed(),
             busy=job.state is State.PREPARING,
+            unreached=rival in job.unreached,
         )
 
     def asked(self, link: int, message: Contest, remote: str, now: float) -> None:

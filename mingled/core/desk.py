@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, local
 from mingled.core.events import AdoptAsked, Holder, JoinAsked, ReattachAsked
 from mingled.core.seat import Seat, failed_by, rank_conflict, shape_conflict, tell_failed
-from mingled.core.table import BETWEEN, OUTCOME_OPEN, State, Trigger
+from mingled.core.table import BETWEEN, OUTCOME_OPEN, Trigger
 from mingled.core.words import Form, ParticipantId
 from mingled.errors import (
     Cancelled,
@@ -69,7 +69,7 @@ class Desk:
     def reattach(self, event: ReattachAsked, now: float) -> None:
         """A participant that was released by a daemon which is gone: watch it, and its round."""
         seat = Seat(event.participant, event.join, event.holder, now, 0.0)
-        error = self._foreign(seat)
+        error = self._foreign(seat) or self._full(seat)
         if error is not None:
             self._ctx.do(actions.Answer(request=event.request, message=failed_by(error)))
             return
@@ -81,11 +81,11 @@ class Desk:
             return
         seat.config = event.config
         seat.deadline = seat.hint_at = None
+        self._replace(event.holder, event.participant, "", now)
         self._job.seats[seat.participant] = seat
-        self._job.rounds.take_up(event.config, seat.participant, now)
-        if event.config.rank == 0 and self._job.state is State.IDLE:
-            port = event.config.master_port if event.config.form is Form.PLAIN else None
-            self._job.start_claim(now, inherits=event.config.claim, plain_port=port)
+        self._job.attachments.take_up(event.config, seat.participant, now)
+        self._job.rounds.prune(now)
+        self._job.settle(now)
 
     def _foreign(self, seat: Seat) -> MingleError | None:
         """One owner per job per node."""
@@ -115,14 +115,20 @@ class Desk:
         if twin is not None:  # an evaluating shell's second join is known as its own at Adopt
             return Refused(f"{where}: {self._twice(twin, seat)}")
         if self._job.claim is not None:
+            sentence = self._job.claim.foreign(entry, seat.who())
+            if sentence is not None:
+                return NotPermitted(f"{where}: {sentence}")
             sentence = self._job.claim.conflict(entry, seat.who(), self._ctx.node)
             if sentence is not None:
                 return Refused(f"{where}: {sentence}")
-        if len(self._job.seats) >= self._ctx.settings.seats_max:
-            return Refused(
-                f"{where}: {len(self._job.seats)} participants already; leave some first"
-            )
-        return None
+        return self._full(seat)
+
+    def _full(self, seat: Seat) -> MingleError | None:
+        count = len(self._job.seats)
+        if count < self._ctx.settings.seats_max or seat.participant in self._job.seats:
+            return None
+        where = f"{self._name} on {self._ctx.host}"
+        return Refused(f"{where}: {count} participants already; leave some first")
 
     def _plain_twin(self, seat: Seat) -> Seat | None:
         """Who runs here with the same rank, in the plain form, which has no roster to be full."""
@@ -148,7 +154,7 @@ class Desk:
                 sentence = f"{self._name}: a newer join of the same process took this place"
                 self._ctx.do(tell_failed(seat.participant, Cancelled(sentence)))
                 held = self._job.rounds.newest
-                if not seat.waiting and (held is None or held.whole):
+                if not seat.waiting and (held is None or "lost" not in held.fates.values()):
                     notice = local.Notice(
                         kind="warning",
                         sentence=f"{self._name} on {self._ctx.host}: this replaces the earlier "
@@ -226,6 +232,8 @@ class Desk:
             sentence = f"{self._name} on {self._ctx.host}: {self._twice(twin, seat)}"
             self._job.end_seat(seat, left=True, reason="its rank is taken", now=now)
             return local.Failed(code=Refused.code, sentence=sentence)
+        self._job.rounds.prune(now)
+        self._job.settle(now)
         return local.Done(count=1)
 
     def _tick(self, seat: Seat, now: float) -> None:

@@ -37,12 +37,15 @@ class Held:
         links: Mapping[str, int],
         proof: Nonce | None,
         now: float,
+        size: int | None = None,
     ) -> None:
+        """`size`: of the whole roster, where `members` may be a part of it."""
         self._ctx = ctx
         self.job = job
         self.claim = claim
         self.round = round_
         self.members = {m.rank: m for m in members}
+        self.size = len(self.members) if size is None else size
         self.master = master
         self.leads = leads  #: we are the hub
         self.links = dict(links)  #: by node: at the hub every other one, elsewhere the hub alone
@@ -52,7 +55,9 @@ class Held:
         self.fates: dict[int, Fate] = dict.fromkeys(self.members, "running")
         self.returning: set[int] = set()  #: ranks of those that join anew, as their daemons say
         self.home = {m.rank: m.node for m in members}  #: the node that speaks for it, by rank
-        self._by_id = {m.participant: m for m in members}
+        self._by_id = {m.participant: m for m in self.members.values()}
+        self.unsaid: list[Ended] = []  #: ends of our own while there was no link to the hub
+        self.unsaid_since = now
 
     @property
     def key(self) -> RoundKey:
@@ -62,6 +67,17 @@ class Held:
     def hub(self) -> int | None:
         """The link to the leader's daemon; None at the hub, and while there is none."""
         return None if self.leads else self.links.get(self.home[0])
+
+    def learn(self, members: Iterable[Member]) -> None:
+        """Of a roster that was handed down in part: the rest, while there is any."""
+        for member in members:
+            new = 0 <= member.rank < self.size and member.rank not in self.members
+            if new and member.participant not in self._by_id:
+                self.members[member.rank] = member
+                self._by_id[member.participant] = member
+                self.fates[member.rank] = "running"
+                self.home[member.rank] = member.node
+        self.members = dict(sorted(self.members.items()))
 
     def member(self, participant: str) -> Member | None:
         return self._by_id.get(participant)
@@ -82,7 +98,7 @@ class Held:
             round=self.round,
             since_s=now - self.since,
             hosts=distinct((m.host, m.address) for m in here)[:NAMES_SHOWN_MAX],
-            size=len(self.members),
+            size=self.size,
         )
 
     def needs(self, link: int) -> bool:
@@ -93,15 +109,25 @@ class Held:
             for rank, fate in self.fates.items()
         )
 
-    def survivors(self, waiting: Counter[str]) -> list[Member]:
-        """Members that may still join again. `waiting`: how many do already, by node."""
-        left = waiting.copy()
+    def survivors(self, waiting: Iterable[tuple[str, str]]) -> list[Member]:
+        """Members that may still join again. `waiting`: those that do already, by node and
+        address; a daemon that was started anew is another node at the same address."""
+        expected = [
+            m
+            for rank, m in self.members.items()
+            if self.fates[rank] not in ("left", "lost") or rank in self.returning
+        ]
+        homes = {self.home[m.rank] for m in expected}
+        places = list(waiting)
+        by_node = Counter(node for node, _ in places if node in homes)
+        by_address = Counter(address for node, address in places if node not in homes)
         found = []
-        for rank, member in self.members.items():
-            if self.fates[rank] in ("left", "lost") and rank not in self.returning:
-                continue
-            if left[self.home[rank]] > 0:
-                left[self.home[rank]] -= 1
+        for member in expected:
+            home = self.home[member.rank]
+            if by_node[home] > 0:
+                by_node[home] -= 1
+            elif by_address[member.address] > 0:
+                by_address[member.address] -= 1
             else:
                 found.append(member)
         return found
@@ -124,18 +150,20 @@ class Held:
             return
         if again:
             self._returns(member.rank, now)
-        if self.hub is not None:
-            self._ctx.send(
-                self.hub,
-                Ended(
-                    claim=self.claim,
-                    round=self.round,
-                    participant=participant,
-                    left=left,
-                    reason=reason,
-                    again=again,
-                ),
+        if not self.leads:
+            ended = Ended(
+                claim=self.claim,
+                round=self.round,
+                participant=participant,
+                left=left,
+                reason=reason,
+                again=again,
             )
+            if self.hub is not None:
+                self._ctx.send(self.hub, ended)
+            else:
+                self.unsaid.append(ended)
+                self.unsaid_since = now
         self.note(member.rank, "left" if left else "lost", reason, seats, now)
 
     def ended(self, link: int, message: Ended, seats: Iterable[Seat], now: float) -> None:
@@ -149,6 +177,8 @@ class Held:
 
     def gone(self, message: Gone, seats: Iterable[Seat], now: float) -> None:
         """From the hub."""
+        if message.again and message.rank in self.members:
+            self.returning.add(message.rank)
         self.note(message.rank, message.how, _cut(message.reason), seats, now, message.ago_s)
 
     def link_closed(
@@ -193,6 +223,7 @@ class Held:
                 how=fate,
                 reason=reason,
                 ago_s=ago_s,
+                again=rank in self.returning,
             )
             for node, link in self.links.items():
                 if node != self.home[rank]:
@@ -225,18 +256,15 @@ class Held:
     # ------------------------------------------------------------ a daemon comes back
 
     def attach(
-        self,
-        link: int,
-        node: str,
-        participants: Iterable[ParticipantId],
-        seats: Iterable[Seat],
-        now: float,
+        self, link: int, node: str, members: Iterable[Member], seats: Iterable[Seat], now: float
     ) -> set[str]:
         """At the hub: this daemon watches these members from now on. The nodes that it replaces."""
+        members = tuple(members)
+        self.learn(members)
         replaced = set()
         self.links[node] = link
-        for participant in participants:
-            member = self.member(participant)
+        for stated in members:
+            member = self.member(stated.participant)
             if member is not None and self.fates[member.rank] in ("running", "unwatched"):
                 replaced.add(self.home[member.rank])
                 self.home[member.rank] = node
@@ -244,25 +272,26 @@ class Held:
         return replaced - {node}
 
     def attached(
-        self, link: int, node: str, message: messages.Attached, seats: Iterable[Seat], now: float
+        self, link: int, message: messages.Attached, seats: Iterable[Seat], now: float
     ) -> None:
         """The hub has us again, and says what has happened meanwhile."""
-        old = self.home[0]
+        old, node = self.home[0], message.node
         self.links.pop(old, None)
         self.links[node] = link
-        for member in message.members:
-            if member.rank not in self.members:
-                self.members[member.rank] = member
-                self._by_id[member.participant] = member
-                self.fates[member.rank] = "running"
-                self.home[member.rank] = member.node
-        self.members = dict(sorted(self.members.items()))
+        self.learn(message.members)
         for rank, home in self.home.items():
             if home == old:
                 self.home[rank] = node
+        self.returning |= {rank for rank in message.returning if rank in self.members}
         for member, fate in zip(message.members, message.fates, strict=False):
             if self.home.get(member.rank) != self._ctx.node:
                 self.note(member.rank, fate, "said by rank 0's daemon", seats, now)
+        for ended in self.unsaid:
+            self._ctx.send(link, ended)
+        self.unsaid.clear()
+
+    def of_node(self, node: str) -> tuple[Member, ...]:
+        return tuple(m for m in self.members.values() if self.home[m.rank] == node)
 
     def report(self, now: float) -> local.Round:
         return local.Round(

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from mingled.core import actions, local
+from mingled.core.attach import Attachments
 from mingled.core.claim import Claim
 from mingled.core.config import Config
 from mingled.core.context import Context
@@ -38,11 +39,14 @@ class Job:
         self.claim: Claim | None = None
         self.pursuit: Pursuit | None = None
         self.rounds = Rounds(self)
+        self.attachments = Attachments(self)
         self.watches = Watches(self)
         self.links = Links(self)
         self.desk = Desk(self)
         self.search = Search(self)
         self.views = Views(self)
+        self.unreached: set[Nonce] = set()  #: claims whose daemon could not be connected to
+        self.unreachable = False  #: others could not connect to ours: it must not lead
         self.note_text = ""
         self.story: deque[str] = deque(maxlen=ctx.settings.story_max)
 
@@ -124,10 +128,7 @@ class Job:
     def sealed(self, held: Held, now: float) -> None:
         """A round is sealed: watch over it, and remember who had which rank."""
         self.rounds.add(held, now)
-        mine = {p: s for p, s in self.seats.items() if held.member(p) is not None}
-        holders = {p: s.holder.identity for p, s in mine.items()}
-        form = next((s.join.form for s in mine.values()), Form.LAUNCHER)
-        self.ctx.former.remember(self.job, form, held.members.values(), holders)
+        self.attachments.remember(held)
 
     def release(self, seat: Seat, config: Config, now: float) -> None:
         """The rendezvous is done for this one. If it ended while that was open, it has been told
@@ -156,7 +157,10 @@ class Job:
             return
         waiting = self.waiting()
         explicit = any(s.join.rank == 0 for s in waiting)
-        if self.state is State.LEADING:
+        orphan = self._orphan()
+        if orphan is not None:
+            self._inherit(orphan, now)
+        elif self.state is State.LEADING:
             self._settle_leading(now)
         elif explicit:
             self.search.close()
@@ -172,6 +176,29 @@ class Job:
             claim = self.pursuit.claim
             if not any(s.config and s.config.claim == claim for s in self.seats.values()):
                 self._rest(now)
+
+    def _orphan(self) -> Config | None:
+        """Rank 0 of a running round is here, and no claim stands for it: its daemon was started
+        anew."""
+        for seat in self.seats.values():
+            if seat.config is not None and seat.config.rank == 0:
+                led = self.claim is not None and (
+                    seat.config.claim in self.claim.lineage or self.claim.sealed()
+                )
+                if not led:
+                    return seat.config
+        return None
+
+    def _inherit(self, config: Config, now: float) -> None:
+        plain_port = config.master_port if config.form is Form.PLAIN else None
+        if self.claim is None:
+            self.search.close()
+            self.drop_pursuit(now)
+            self.start_claim(now, inherits=config.claim, plain_port=plain_port)
+        else:
+            self.claim.lineage.add(config.claim)
+            self.claim.plain.port = self.claim.plain.port or plain_port
+            self._settle_leading(now)
 
     def _settle_leading(self, now: float) -> None:
         claim = self.claim
@@ -268,6 +295,11 @@ class Job:
         self.drop_claim(now)
         self.to(Trigger.YIELD)
         self.search.follow(advert, now)
+        if winner.unreached:
+            self.unreachable = True
+            port = self.ctx.link_port
+            where = f"{winner.node.host} ({remote})"
+            self.note(f"{where} cannot connect to {self.ctx.here()} port {port}: a firewall?", now)
         sentence = (
             f"job {self.job}: rank 0 is {winner.node.host} ({remote}), claimed there by "
             f"{winner.user or 'somebody'}; this claim on {self.ctx.host} yields: give this node "

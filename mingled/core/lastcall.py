@@ -18,7 +18,8 @@ class LastCall:
         self._claim = claim
         self._ctx = claim.ctx
         self._count = 0  #: of those that were here when the call began
-        self._until: float | None = None
+        self._called: float | None = None  #: the end of the call, if nobody new comes
+        self._until: float | None = None  #: when to look again
 
     def waits(self, count: int, seat: Seat, now: float) -> bool:
         """May anybody still come who should be in? `count`: of those who are here, enough."""
@@ -27,19 +28,21 @@ class LastCall:
         if newest is not None and newest.whole and newest.claim in self._claim.lineage:
             self.close()
             return True  # its rank 0 runs here; its end, a loss or a re-join will bring us back
-        survivors, broken_at = rounds.survivors()
-        if newest is not None and newest.broken_at is not None:
-            grace_s = seat.join.stop_grace_s + self._ctx.settings.rejoin_slack_s
-            self._until = broken_at + grace_s
-            self._count = count
-            return bool(survivors) and now < self._until
-        if count >= seat.join.size_max:
-            return False
-        if self._until is None or self._count != count:
+        if self._called is None or self._count != count:
             pause_s = seat.join.last_call_s
             self._count = count
-            self._until = now + (self._ctx.settings.last_call_s if pause_s is None else pause_s)
-        return now < self._until
+            self._called = now + (self._ctx.settings.last_call_s if pause_s is None else pause_s)
+        self._until = self._called
+        survivors, broken_at = rounds.survivors()
+        if newest is not None and newest.broken_at is not None:
+            grace_end = broken_at + seat.join.stop_grace_s + self._ctx.settings.rejoin_slack_s
+            if now < grace_end and survivors:
+                self._until = grace_end
+                return True
+            known = all(p.before is not None for p in self._claim.present())
+            if now < grace_end and known:
+                return False  # all are back
+        return count < seat.join.size_max and now < self._called
 
     def note(self, now: float) -> str:
         """For those who wait: for whom."""
@@ -58,7 +61,8 @@ class LastCall:
         )
 
     def close(self) -> None:
-        self._until = None
+        """Too few are here."""
+        self._called = self._until = None
 
     def deadline(self) -> float | None:
         return self._until

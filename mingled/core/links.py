@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, messages
 from mingled.core.events import Address
 from mingled.core.messages import Contest, Fate, Message
+from mingled.core.words import Nonce
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
+
+
+def stale(claim: Nonce, host: str) -> messages.Refuse:
+    """What was asked for does not live here."""
+    sentence = f"no such claim is led on {host}"
+    return messages.Refuse(claim=claim, code="stale", sentence=sentence)
 
 
 class Links:
@@ -94,5 +101,10 @@ class Links:
             claim.received(claim.sessions[link], message, now)
         elif isinstance(message, messages.Ping):
             self._job.ctx.send(link, messages.Pong(claim=message.claim, node=self._job.ctx.node))
+        if isinstance(message, messages.Attach):
+            if not self._job.attachments.attach(link, message, remote, now):
+                self._job.ctx.send(link, stale(message.claim, self._job.ctx.host))
+        elif isinstance(message, messages.Attached):
+            self._job.watches.attached_over(link, message, now)
         self._job.rounds.received(link, message, now)
         self._job.rounds.prune(now)

@@ -68,6 +68,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc)
+        if self.before is not None and not 0 <= self.before < SIZE_MAX:
+            raise BadInput(f"an earlier rank {self.before} is not between 0 and {SIZE_MAX - 1}")
 
 
 def check_shape(
@@ -219,6 +221,7 @@ class Nack(Message, tag="nack", frozen=True, kw_only=True):
     round: int
     proof: Nonce
     reason: str
+    master: bool = False  #: it is rank 0's address or port that cannot be reached
 
 
 class Commit(Message, tag="commit", frozen=True, kw_only=True):
@@ -265,6 +268,7 @@ class Contest(Message, tag="contest", frozen=True, kw_only=True):
     standing: Standing
     sealed: bool  #: a round of this claim runs
     busy: bool = False  #: between Prepare and its outcome: ask again
+    unreached: bool = False  #: the sender tried to follow the receiver, and could not connect
 
 
 class Redirect(Message, tag="redirect", frozen=True, kw_only=True):
@@ -302,19 +306,20 @@ class Gone(Message, tag="gone", frozen=True, kw_only=True):
     how: Fate
     reason: str
     ago_s: float = 0.0  #: seconds since its last sign of life
+    again: bool = False  #: its process joins anew: the next round is to wait for it
 
 
 class Attach(Message, tag="attach", frozen=True, kw_only=True):
-    """A daemon of a sealed round to the leader's, over a new link: after a loss of the link, or a
-    restart of either. These participants are here and watched. Answered by Attached, or by Refuse
-    where the round is not known (yet)."""
+    """A daemon of a sealed round to the leader's: after a loss of the link, a restart of either,
+    and again when another of its participants is back. These are here and watched. Answered by
+    Attached, or by Refuse where the round is not known (yet)."""
 
     version: tuple[int, int] = VERSION
     label: Label
     claim: Nonce
     round: int
     node: NodeCard
-    participants: tuple[ParticipantId, ...]
+    members: tuple[Member, ...]  #: on this node; a leader's daemon started anew may lack them
 
 
 class Attached(Message, tag="attached", frozen=True, kw_only=True):
@@ -325,6 +330,7 @@ class Attached(Message, tag="attached", frozen=True, kw_only=True):
     node: NodeId  #: of the leader's daemon
     members: tuple[Member, ...]
     fates: tuple[Fate, ...]  #: of each member
+    returning: tuple[int, ...] = ()  #: ranks of those that join anew
 
 
 class Ping(Message, tag="ping", frozen=True, kw_only=True):

@@ -59,6 +59,9 @@ class Paths:
             self.master = local
         return self.all_proven
 
+    def is_master(self, address: str, port: int) -> bool:
+        return (address, port) == self._master
+
     def refuted(self, address: str, port: int, reason: str) -> str:
         """The sentence that names both ends and what to look at."""
         place = (address, port)

@@ -225,7 +225,7 @@ class Pursuit:
         self._job.found(now)
         self._ctx.book.held(self.advert.label, self.claim)
         incumbent = any(s.can_lead and s.before is not None for s in self._job.waiting())
-        newcomer = message.standing is Standing.NEWCOMER
+        newcomer = message.standing is Standing.NEWCOMER and not self._job.unreachable
         if incumbent and newcomer and self._job.state is State.FOLLOWING:
             # Rank 0 is for those who were in the last round: a newcomer lacks the checkpoint.
             self._job.drop_pursuit(now)
@@ -302,7 +302,8 @@ class Pursuit:
     def path_refuted(self, event: PathRefuted, now: float) -> None:
         if self._proving(event.proof):
             assert self.paths is not None
-            self._nack(self.paths.refuted(event.address, event.port, event.reason))
+            reason = self.paths.refuted(event.address, event.port, event.reason)
+            self._nack(reason, master=self.paths.is_master(event.address, event.port))
             self._gather_on(now)
 
     def _proving(self, proof: Nonce) -> bool:
@@ -312,10 +313,14 @@ class Pursuit:
             and self.prepare.proof == proof
         )
 
-    def _nack(self, reason: str) -> None:
+    def _nack(self, reason: str, *, master: bool = False) -> None:
         assert self.prepare is not None
         nack = messages.Nack(
-            claim=self.claim, round=self.prepare.round, proof=self.prepare.proof, reason=reason
+            claim=self.claim,
+            round=self.prepare.round,
+            proof=self.prepare.proof,
+            reason=reason,
+            master=master,
         )
         self._ctx.send(self.link, nack)
         self.prepare = None

@@ -19,11 +19,12 @@ from mingled.core import actions, events, local, messages
 from mingled.core.context import Context
 from mingled.core.events import Address, Event
 from mingled.core.job import Job
+from mingled.core.links import stale
 from mingled.core.seat import Seat, failed_by, tell_failed
 from mingled.core.secrets import key_id_of
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
-from mingled.core.words import JobId, Label, NodeId, Nonce, ParticipantId
+from mingled.core.words import JobId, Label, NodeId, ParticipantId
 from mingled.errors import DaemonError, NotPermitted, Refused
 
 
@@ -302,14 +303,11 @@ class Rendezvous:
             return
         elif isinstance(message, messages.Attach):
             job = self._by_label(message.label)
-            if job is not None and job.rounds.attach(event.link, message, unbound.remote, now):
-                return
-            self._stale(event.link, message.claim)
+            if job is None or not job.attachments.attach(event.link, message, unbound.remote, now):
+                self._ctx.send(event.link, stale(message.claim, self._ctx.host))
+                self._unbound[event.link] = unbound  # it may ask for another round
+            return
         self._ctx.do(actions.CloseLink(link=event.link))
-
-    def _stale(self, link: int, claim: Nonce) -> None:
-        sentence = f"no such claim is led on {self._ctx.host}"
-        self._ctx.send(link, messages.Refuse(claim=claim, code="stale", sentence=sentence))
 
     def _first_frame(
         self,
@@ -321,7 +319,7 @@ class Rendezvous:
         job = self._by_label(message.label)
         wanted = message.claim if isinstance(message, messages.Join) else message.rival
         if job is None or job.claim is None or job.claim.nonce != wanted:
-            self._stale(link, wanted)
+            self._ctx.send(link, stale(wanted, self._ctx.host))
             self._ctx.do(actions.CloseLink(link=link))
         elif isinstance(message, messages.Join):
             job.claim.joined(link, unbound.local, unbound.remote, message, now)

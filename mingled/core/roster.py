@@ -34,10 +34,16 @@ def choose(
     present: Sequence[Present], leader: ParticipantId, size_min: int, size_max: int
 ) -> tuple[Present, ...] | None:
     """Who would be in a round sealed now, at most `size_max`: the leader's participant, explicit
-    ranks, then first come. None if there are too few, or an explicit rank would leave a gap."""
+    ranks, those that were in the last round, then first come. None if there are too few, or an
+    explicit rank would leave a gap."""
     by_order = sorted(
         present,
-        key=lambda p: (p.entry.participant != leader, p.entry.rank is None, p.order),
+        key=lambda p: (
+            p.entry.participant != leader,
+            p.entry.rank is None,
+            p.before is None,
+            p.order,
+        ),
     )
     chosen = by_order[:size_max]
     while len(chosen) >= size_min:
@@ -100,7 +106,7 @@ def _ranked(chosen: Sequence[Present], leader: ParticipantId) -> list[Present]:
     automatic.sort(key=lambda p: (p.node != leader_node, address_order(p.address), p.node, p.order))
     new: list[Present] = []
     for p in automatic:
-        if p.before is not None and p.before < len(chosen) and p.before not in by_rank:
+        if p.before is not None and 0 <= p.before < len(chosen) and p.before not in by_rank:
             by_rank[p.before] = p
         else:
             new.append(p)

@@ -178,11 +178,14 @@ class Seal:
         if attempt.port and not attempt.unacked and attempt.paths.all_proven:
             self._commit(now)
 
-    def nacked(self, session: Session, proof: Nonce, reason: str, now: float) -> None:
+    def nacked(self, session: Session, message: messages.Nack, now: float) -> None:
         attempt = self.attempt
-        if attempt is not None and attempt.proof == proof and session.card.node in attempt.links:
-            self._address_failures[attempt.master.address] += 1
-            self._abort(reason[: messages.TEXT_CHARS_MAX], now, backoff=True)
+        if attempt is None or attempt.proof != message.proof:
+            return
+        if session.card.node in attempt.links:
+            if message.master:
+                self._address_failures[attempt.master.address] += 1
+            self._abort(message.reason[: messages.TEXT_CHARS_MAX], now, backoff=True)
 
     def session_lost(self, session: Session, reason: str, now: float) -> None:
         """A round with a node that may be dead would hang in its first collective, and before
@@ -215,7 +218,7 @@ class Seal:
         if node in nodes:
             commit = messages.Commit(claim=claim.nonce, round=round_, proof=proof)
             self._ctx.send(session.link, commit)
-            claim.job.rounds.relink((claim.nonce, round_), session.link, node, now)
+            claim.job.attachments.relink((claim.nonce, round_), session.link, node, now)
         else:
             abort = messages.Abort(
                 claim=claim.nonce,

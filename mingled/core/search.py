@@ -23,6 +23,7 @@ class Search:
         self._window_end = 0.0
         self._asked = 0
         self._next_try_at = 0.0
+        self._first_try_at: float | None = None
         self.ask_at = 0.0
         self.tries: dict[int, Advert] = {}  #: by link
 
@@ -31,6 +32,7 @@ class Search:
         self._window_end = now + self._ctx.stream.uniform(
             settings.search_min_s, settings.search_max_s
         )
+        self._first_try_at = None
         self.ask_anew(now)
         self.try_adverts(now)
 
@@ -48,12 +50,14 @@ class Search:
             return
         if state is State.CONNECTING and now < self._next_try_at:
             return
+        if self._may_lead(now) and state is State.CONNECTING:
+            return  # no more of them: as a leader we look for the rest, too
         advert = self._next(now)
         if advert is None:
             return
         if state is State.SEARCHING:
             self._job.to(Trigger.CONNECT)
-        self.follow(advert, now)
+        self._try(advert, now)
 
     def _next(self, now: float) -> Advert | None:
         """Once we may lead, or somebody is being tried, one that has not failed yet only: the rest
@@ -67,7 +71,13 @@ class Search:
         return None
 
     def follow(self, advert: Advert, now: float) -> None:
-        """Connect to this one; the state says so already."""
+        """Connect to the one that leads now: our leader said so, or we have yielded to it."""
+        self._first_try_at = None
+        self._try(advert, now)
+
+    def _try(self, advert: Advert, now: float) -> None:
+        if self._first_try_at is None:
+            self._first_try_at = now
         self.tries[self._ctx.open(advert.label, advert.addresses, advert.port)] = advert
         self._next_try_at = now + self._ctx.settings.try_stagger_s
 
@@ -80,11 +90,14 @@ class Search:
         """The first that answers is the one; we lock to one leader at a time."""
         advert = self.tries.pop(link)
         self.close()
+        self._job.unreached.discard(advert.claim)
         self._job.to(Trigger.LOCK)
         self._job.pursuit = Pursuit(self._job, advert, link, local, remote, now)
 
     def failed(self, link: int, reason: str, now: float) -> None:
         advert = self.tries.pop(link)
+        if len(self._job.unreached) < self._ctx.settings.adverts_per_label_max:
+            self._job.unreached.add(advert.claim)
         self._ctx.book.failed(advert.label, advert.claim, now)
         self._ctx.do(actions.Doubt(label=advert.label, claim=advert.claim))
         if self.tries:
@@ -102,9 +115,16 @@ class Search:
 
     def tick(self, now: float) -> None:
         self.try_adverts(now)
-        if self._may_lead(now) and not self._tries_fresh():
+        if self._may_lead(now) and now >= self._leads_at():
             self.close()
             self._job.start_claim(now)
+
+    def _leads_at(self) -> float:
+        """When we need not wait for those who are being tried any more: one connect attempt after
+        the first, however many ghosts there are; at once where all of them are suspects."""
+        if self._first_try_at is None or not self._tries_fresh():
+            return self._window_end
+        return max(self._window_end, self._first_try_at + self._ctx.settings.connect_s)
 
     def _tries_fresh(self) -> bool:
         """Is anybody being tried who may well answer?"""
@@ -132,10 +152,13 @@ class Search:
 
     def deadline(self) -> float | None:
         times: list[float] = []
-        if any(s.can_lead for s in self._job.waiting()) and not self._tries_fresh():
-            times.append(self._window_end)
+        leads = any(s.can_lead for s in self._job.waiting())
+        if leads:
+            times.append(self._leads_at())
         if self._job.state is State.SEARCHING:
             times += [h.retry_at for h in self._ctx.book.of(self._job.label)]
-        elif self._next(self._next_try_at) is not None:
+        elif self._next(self._next_try_at) is not None and not (
+            leads and self._next_try_at >= self._window_end
+        ):
             times.append(self._next_try_at)
         return min(times, default=None)

@@ -29,6 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """While one leader's addresses are tried, the next advert is tried this much later (RFC 8305):
     a ghost's silence must not stand before a live leader."""
 
+    connect_s: float = 3.0
+    """One connect attempt of the peer link: no ghost may keep us from leading for longer."""
+
     first_word_s: float = 1.0
     """A leader answers a Join at once. After this another advert is tried, if there is one."""
 
@@ -118,6 +121,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     adverts_max: int = 4_096
     """Adverts of all jobs on the LAN kept in memory, 300 bytes each; the oldest go."""
+
+    unsaid_max_s: float = 30.0
+    """For the end of a participant to be told to rank 0's daemon, should that be gone just then."""
 
     former_max: int = 64
     """Jobs whose last ranks are remembered, 100 bytes a node."""

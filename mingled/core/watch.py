@@ -26,6 +26,7 @@ class Watch:
 
     __slots__ = (
         "addresses",
+        "answers",
         "backoff",
         "claim",
         "failures",
@@ -65,6 +66,7 @@ class Watch:
         self.probe: int | None = None  #: a fresh connection, being opened or asked
         self.probe_until = 0.0
         self.opened = False  #: ... is being asked
+        self.answers = 0  #: ... and still owes so many
         self.next_at = now  #: the next one, where the link is gone
         self.backoff = 0
         self.rounds: frozenset[RoundKey] = frozenset()  #: why it is watched without a link
@@ -141,6 +143,7 @@ class Watches:
         old = self._absent.get(watch.node)
         if old is not None:
             self._end_probe(old)
+            watch.rounds |= old.rounds
         self._absent[watch.node] = watch
         watch.next_at = now + self._ctx.settings.attach_min_s
         self._due_by(watch.next_at)
@@ -162,18 +165,37 @@ class Watches:
                 watch.port, watch.next_at, watch.backoff = advert.port, now, 0
                 self._due_by(now)
 
-    def back(self, node: str) -> None:
-        """It is linked again, or no longer of interest."""
-        watch = self._absent.pop(node, None)
+    def back(self, node: str, key: RoundKey) -> None:
+        """For this round it is linked again."""
+        watch = self._absent.get(node)
         if watch is not None:
+            watch.rounds -= {key}
+            self._drop_unneeded(watch)
+
+    def attached_over(self, link: int, message: messages.Attached, now: float) -> None:
+        """... over a link that stands already, for another round or another participant."""
+        watch = self._links.get(link)
+        if watch is None or not self._job.rounds.need(link):
+            return
+        if self._job.attachments.attached(link, message, now):
+            for absent in list(self._absent.values()):
+                if absent.addresses == watch.addresses:
+                    self.back(absent.node, (message.claim, message.round))
+
+    def _drop_unneeded(self, watch: Watch) -> None:
+        if not watch.rounds:
+            self._absent.pop(watch.node, None)
             self._end_probe(watch)
 
     def prune(self, rounds: frozenset[RoundKey]) -> None:
         """Only these rounds still concern anybody here."""
-        for node, watch in list(self._absent.items()):
+        for watch in list(self._absent.values()):
             watch.rounds &= rounds
-            if not watch.rounds:
-                self.back(node)
+            self._drop_unneeded(watch)
+
+    def expect(self, key: RoundKey) -> bool:
+        """May a daemon come back to that round?"""
+        return any(key in watch.rounds for watch in self._absent.values())
 
     def ago_s(self, link: int, now: float) -> float:
         """Seconds since that link's host gave a sign of life."""
@@ -196,14 +218,15 @@ class Watches:
         """Its host answers. Who is it?"""
         watch = self._probes[link]
         watch.opened = True
-        attaches = self._job.rounds.attaches(watch)
+        if watch.link is not None:
+            self._ctx.send(link, messages.Ping(claim=watch.claim))
+            return
+        attaches = self._job.attachments.wanted(watch)
+        watch.answers = len(attaches)
         for attach in attaches:
             self._ctx.send(link, attach)
-        if attaches or watch.link is not None:
-            if not attaches:
-                self._ctx.send(link, messages.Ping(claim=watch.claim))
-            return
-        self._there(watch, now)
+        if not attaches:
+            self._there(watch, now)
 
     def probe_received(self, link: int, message: messages.Message, now: float) -> None:
         watch = self._probes[link]
@@ -211,15 +234,26 @@ class Watches:
             case messages.Pong() if watch.link is not None and message.node != watch.node:
                 self._end_probe(watch)
                 self._job.links.give_up(watch.link, "its daemon was started anew", now)
-            case messages.Pong() | messages.Refuse():
+            case messages.Pong():
                 self._there(watch, now)
+            case messages.Refuse():
+                watch.answers -= 1
+                if watch.answers <= 0:
+                    self._there(watch, now)
             case messages.Attached() if watch.link is None:
-                self._probes.pop(link)
-                watch.probe = None
-                self._absent.pop(watch.node, None)
-                self._job.rounds.attached(link, message, watch, now)
+                self._attached(link, message, watch, now)
             case _:
                 pass
+
+    def _attached(self, link: int, message: messages.Attached, watch: Watch, now: float) -> None:
+        """The probe is the link from now on. Other rounds' answers follow on it, or another try."""
+        if not self._job.attachments.attached(link, message, now):
+            self._there(watch, now)
+            return
+        self._probes.pop(link, None)
+        watch.probe = None
+        self.add(link, message.node, watch.addresses, watch.port, watch.claim, pings=False, now=now)
+        self.back(watch.node, (message.claim, message.round))
 
     def probe_failed(self, link: int, reason: str, *, answered: bool, now: float) -> None:
         """It could not be opened, or ended without an answer."""
@@ -241,13 +275,14 @@ class Watches:
         watch.failures = 0
         if watch.link is None:
             pause = settings.absent_every_s
-            if self._job.rounds.attaches(watch):
+            if self._job.attachments.wanted(watch):
                 pause = min(settings.attach_min_s * 2.0 ** min(watch.backoff, 10), pause)
             elif watch.backoff:  # else it may just be on its way
                 reason = "its daemon has not come back"
                 self._job.rounds.daemonless(watch.node, watch.rounds, reason, now)
             watch.backoff += 1
             watch.next_at = now + pause
+            self._job.rounds.prune(now)  # what could not be said is not kept for ever
         else:
             watch.next_at = now + settings.probe_s
         self._due_by(watch.next_at)

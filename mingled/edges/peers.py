@@ -38,6 +38,9 @@ ANEW_S = 0.5
 UNSENT_BYTES_MAX = 64 * 1024 * 1024
 """A peer that does not read is hung up on before it costs more memory than this."""
 
+LAST_WORD_S = 5.0
+"""For what was sent before a link is closed to arrive, lost packets and all."""
+
 PORTS_TRIED = 64
 """A busy link port moves on to the next, at most this far."""
 
@@ -147,7 +150,7 @@ class Peers:
             self.close_link(link)
         tasks = list(self._tasks.values())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(LAST_WORD_S):
                 await asyncio.gather(*tasks, return_exceptions=True)
         for task in tasks:
             task.cancel()
@@ -170,9 +173,14 @@ class Peers:
         writer.write(encode(message))
 
     def close_link(self, link: int) -> None:
+        """What was sent before still goes out: until the other side has hung up, too, we listen.
+        If we did not, its next frame would be answered with RST, and what was lost on the way and
+        is to be sent again would be forgotten."""
         writer = self._writers.pop(link, None)
         if writer is not None:
-            writer.close()
+            with contextlib.suppress(OSError, RuntimeError):  # it is closing already
+                writer.write_eof()
+            asyncio.get_running_loop().call_later(LAST_WORD_S, writer.close)
         elif link in self._tasks:
             self._tasks.pop(link).cancel()
 
@@ -215,8 +223,9 @@ class Peers:
         try:
             while True:
                 line = await reader.readuntil(b"\n")
-                message = peer_decoder.decode(line)
-                self._emit(events.FrameReceived(link=link, message=message))
+                if link in self._writers:  # else we have closed it, and only wait for the end
+                    message = peer_decoder.decode(line)
+                    self._emit(events.FrameReceived(link=link, message=message))
         except asyncio.IncompleteReadError:
             pass
         except asyncio.LimitOverrunError:

@@ -95,7 +95,9 @@ PEER: tuple[messages.Message, ...] = (
         store=True,
     ),
     messages.Ack(claim=CLAIM, round=1, proof=PROOF),
-    messages.Nack(claim=CLAIM, round=1, proof=PROOF, reason="TCP 29512 on gpu1: no answer"),
+    messages.Nack(
+        claim=CLAIM, round=1, proof=PROOF, reason="TCP 29512 on gpu1: no answer", master=True
+    ),
     messages.Commit(claim=CLAIM, round=1, proof=PROOF),
     messages.Abort(claim=CLAIM, round=1, proof=PROOF, reason="gpu2: no answer"),
     messages.Admit(claim=CLAIM, master_port=29512),
@@ -110,13 +112,18 @@ PEER: tuple[messages.Message, ...] = (
         standing=Standing.EXPLICIT,
         sealed=False,
         busy=True,
+        unreached=True,
     ),
     messages.Redirect(claim=CLAIM, advert=ADVERT, host="gpu1"),
     messages.Dismiss(claim=CLAIM, reason="rank 0 has ended"),
     messages.Ended(claim=CLAIM, round=1, participant=WHO, left=False, reason="exit 1", again=True),
-    messages.Gone(claim=CLAIM, round=1, rank=3, how="lost", reason="silent for 15 s", ago_s=15.5),
-    messages.Attach(label=LABEL, claim=CLAIM, round=1, node=CARD, participants=(WHO,)),
-    messages.Attached(claim=CLAIM, round=1, node=NODE, members=(MEMBER,), fates=("unwatched",)),
+    messages.Gone(
+        claim=CLAIM, round=1, rank=3, how="lost", reason="silent for 15 s", ago_s=15.5, again=True
+    ),
+    messages.Attach(label=LABEL, claim=CLAIM, round=1, node=CARD, members=(MEMBER,)),
+    messages.Attached(
+        claim=CLAIM, round=1, node=NODE, members=(MEMBER,), fates=("unwatched",), returning=(0,)
+    ),
     messages.Ping(claim=CLAIM),
     messages.Pong(claim=CLAIM, node=NODE),
 )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from mingled.core import local
+from mingled.core import events, local
 from mingled.core.messages import Running
-from tests.core.stage import Stage, failed, fates, noticed, ready
+from mingled.core.secrets import label_of
+from mingled.core.words import Nonce
+from tests.core.samples import ADVERT
+from tests.core.stage import JOB, Stage, failed, fates, noticed, ready
 from tests.sim.clients import Client
 
 
@@ -357,3 +361,96 @@ def test_ghosts_do_not_delay_a_live_leader_by_more_than_one_attempt() -> None:
     stage.wait(1.5)
     assert ready(late).master_addr == ready(live).master_addr == "10.0.0.3"
     assert ghosts
+
+
+# ---------------------------------------------------------------- what reviewers found
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.05, 0.2, 1.0, 5.0])
+def test_every_survivor_of_a_lost_rank_0_is_in_the_next_round(gap: float) -> None:
+    stage = Stage(4)
+    clients = elastic(stage, 4, 2, 4)
+    leader = leader_of(clients)
+    stage.world.leave(leader, lost=True)
+    stage.wait(0.5)
+    newer = []
+    for client in clients:
+        if client is not leader:
+            newer += again(stage, [client])
+            stage.wait(gap + 1e-6)
+    stage.wait(5.0)
+    assert {ready(c).nnodes for c in newer} == {3}
+
+
+def test_once_the_grace_is_over_the_last_call_is_an_ordinary_one() -> None:
+    stage = Stage(4)
+    clients = elastic(stage, 4, 2, 4)
+    leader = leader_of(clients)
+    rest = [c for c in clients if c is not leader]
+    for client in rest:
+        stage.world.leave(client, lost=True)
+    stage.wait(0.5)
+    newer = again(stage, [leader])
+    stage.wait(60.0)
+    for client in rest:
+        newer.append(stage.join(client.host + 1, size=2, size_max=4))
+        stage.wait(1.0)
+    stage.wait(5.0)
+    assert {ready(c).nnodes for c in newer} == {4}
+
+
+def test_a_full_house_prefers_survivors_to_newcomers() -> None:
+    stage = Stage(4)
+    clients = elastic(stage, 3, 3, 3)
+    leader = leader_of(clients)
+    newcomer = stage.join(4, size=3, size_max=3)
+    stage.wait(1.0)
+    newer = []
+    for client in sorted(clients, key=lambda c: c is leader):
+        newer += again(stage, [client])
+        stage.wait(0.2)
+    stage.wait(3.0)
+    assert sorted(ready(c).rank for c in newer) == [0, 1, 2]
+    assert newcomer.waits
+
+
+def test_any_user_is_asked_of_everybody_who_is_here() -> None:
+    stage = Stage(3)
+    stage.join(1, rank=0, size=3, any_user=True)
+    stage.join(2, size=3, user="bob", any_user=True)
+    stage.wait(1.0)
+    strict = stage.join(3, size=3)
+    stage.wait(2.0)
+    assert "bob" in failed(strict, "not-permitted")
+
+
+def test_an_incumbent_that_nobody_can_connect_to_does_not_insist() -> None:
+    stage = Stage(3)
+    clients = elastic(stage, 2, 2, 3)
+    leader = leader_of(clients)
+    other = next(c for c in clients if c is not leader)
+    stage.world.leave(leader, lost=True)
+    stage.wait(0.5)
+    stage.world.shut_in.add(other.host)
+    newcomer = stage.join(3, size=2, size_max=3)
+    stage.wait(3.0)
+    newer = again(stage, [other])
+    stage.wait(60.0)
+    assert ready(newcomer).rank == 0
+    assert ready(newer[0]).rank == 1
+
+
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_no_number_of_silent_ghosts_costs_more_than_one_attempt(count: int) -> None:
+    stage = Stage(2)
+    label = label_of(JOB, b"")
+    for k in range(count):
+        address = f"10.0.0.{200 + k}"
+        ghost = msgspec.structs.replace(
+            ADVERT, label=label, claim=Nonce(f"{k:032x}"), addresses=(address,)
+        )
+        for daemon in stage.world.daemons:
+            stage.world.deliver(daemon, events.AdvertHeard(advert=ghost))
+    pair = [stage.join(host) for host in (1, 2)]
+    stage.wait(3.5)
+    assert sorted(ready(c).rank for c in pair) == [0, 1]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from mingled.core import actions, events, local
-from mingled.core.words import Form, JobId
+from mingled.core.words import Form, JobId, ParticipantId
 from tests.core.stage import JOB, Stage, fates, ready
 from tests.sim.clients import Client
 
@@ -140,3 +141,126 @@ def test_another_users_lease_is_not_taken() -> None:
     answer = asks(stage, client, holder=bob, join=other)
     assert isinstance(answer, local.Failed), "nor under a job of its own"
     assert stage.core(1).jobs[JOB].seats[client.participant].holder.user == "ann"
+
+
+# ---------------------------------------------------------------- what reviewers found
+
+
+def two_on_gpu2(stage: Stage) -> list[Client]:
+    hosts = (1, 2, 2, 3)
+    clients = [stage.join(host, rank=rank, size=4) for rank, host in enumerate(hosts)]
+    stage.wait(1.0)
+    for client in clients:
+        ready(client)
+    return clients
+
+
+@pytest.mark.parametrize("gap", [0.1, 2.0])
+def test_a_second_participant_of_a_node_is_watched_again_too(gap: float) -> None:
+    stage = Stage(3)
+    zero, one, two, three = two_on_gpu2(stage)
+    stage.world.reattaches = 0.0
+    stage.world.crash(1)
+    stage.world.restart(1)
+    daemon = stage.world.daemons[1]
+    stage.world.reattach(daemon, one)
+    stage.wait(gap)
+    stage.world.reattach(daemon, two)
+    stage.wait(10.0)
+    stage.world.leave(two, lost=True)
+    stage.wait(1.0)
+    assert all(fates(c)[-1] == (2, "lost") for c in (zero, one, three))
+
+
+@pytest.mark.parametrize("host", [1, 2])
+def test_a_roster_too_long_for_a_line_is_put_together_again(host: int) -> None:
+    stage = Stage(3)
+    clients = two_on_gpu2(stage)
+    stage.world.reattaches = 0.0
+    stage.world.crash(host - 1)
+    stage.world.restart(host - 1)
+    for client in clients:
+        if client.host == host - 1:
+            whole = ready(client)
+            kept = [m for m in whole.members if m.rank in (0, whole.rank)]
+            client.config = msgspec.structs.replace(whole, members=tuple(kept))
+            stage.world.reattach(stage.world.daemons[host - 1], client)
+            client.config = whole
+    stage.wait(15.0)
+    stage.world.leave(clients[2], lost=True)
+    stage.wait(1.0)
+    assert all(fates(c)[-1] == (2, "lost") for c in (clients[0], clients[1], clients[3]))
+
+
+def test_an_end_while_rank_0s_daemon_was_gone_is_told_once_it_is_back() -> None:
+    stage = Stage(3)
+    clients = sealed(stage)
+    stage.world.crash(0)
+    stage.wait(0.5)
+    stage.world.leave(clients[1], lost=True)
+    stage.wait(0.5)
+    stage.world.restart(0)
+    stage.wait(15.0)
+    assert fates(clients[0])[-1] == fates(clients[2])[-1] == (1, "lost")
+
+
+@pytest.mark.parametrize("first", ["rank 0", "a newcomer"])
+def test_a_newcomer_beside_a_rank_0_whose_daemon_is_new_waits(first: str) -> None:
+    stage = Stage(2)
+    pair = [stage.join(host, size=1, size_max=2) for host in (1, 2)]
+    stage.wait(5.0)
+    zero = next(c for c in pair if ready(c).rank == 0)
+    stage.world.reattaches = 0.0
+    stage.world.crash(zero.host)
+    stage.world.restart(zero.host)
+    daemon = stage.world.daemons[zero.host]
+    if first == "rank 0":
+        stage.world.reattach(daemon, zero)
+    newcomer = stage.join(zero.host + 1, size=1, size_max=2)
+    stage.wait(1.0)
+    if first != "rank 0":
+        stage.world.reattach(daemon, zero)
+    stage.wait(30.0)
+    assert newcomer.waits
+    stage.world.leave(zero)
+    stage.wait(5.0)
+    assert ready(newcomer).rank == 0
+
+
+def test_after_all_daemons_are_new_rank_0_is_still_a_survivors() -> None:
+    stage = Stage(4)
+    clients = sealed(stage)
+    for host in (0, 1, 2):
+        stage.world.crash(host)
+    for host in (0, 1, 2):
+        stage.world.restart(host)
+    stage.wait(15.0)
+    stage.world.leave(clients[0], lost=True)
+    newcomer = stage.join(4, size=3)
+    stage.wait(3.0)
+    newer = [stage.join(c.host + 1, size=3, like=c) for c in clients[1:]]
+    stage.wait(5.0)
+    assert ready(newcomer).rank != 0
+    assert {ready(c).claim for c in newer} == {ready(newcomer).claim}
+
+
+def test_a_survivor_with_a_new_daemon_is_known_by_its_address() -> None:
+    stage = Stage(3)
+    clients = sealed(stage)
+    anew(stage, 3)
+    stage.world.crash(0, power=True)
+    stage.wait(20.0)
+    newer = [stage.join(c.host + 1, size=2, size_max=3, like=c) for c in clients[1:]]
+    stage.wait(2.0)
+    assert {ready(c).nnodes for c in newer} == {2}, "nobody else is waited for"
+
+
+def test_one_process_cannot_re_attach_many_times() -> None:
+    stage = Stage(1)
+    client = stage.join(1, size=1)
+    stage.wait(1.0)
+    for k in range(5):
+        again = ParticipantId(f"{k + 100:032x}")
+        stage.world.clients[again] = Client(again, client.join, client.holder, runs_s=1e6)
+        assert asks(stage, client, participant=again) == local.Done(count=1)
+    assert len(stage.core(1).jobs[JOB].seats) == 1

@@ -257,7 +257,8 @@ def until_fates(node: Node, job: str, wanted: list[str]) -> None:
 
 def daemons(node: Node) -> list[int]:
     """Process IDs, as this machine counts them, of every mingled on the node."""
-    return [pid for pid, line in _processes(node) if "mingled.cli.mingled" in line]
+    words = ("mingled.cli.mingled", "/mingled --socket")  # a private one, the system's
+    return [pid for pid, line in processes(node) if any(word in line for word in words)]
 
 
 def pidfd_of(pid: int) -> int | None:
@@ -289,7 +290,7 @@ def nothing_left(lan: Lan) -> None:
         for look in (left, not_ours):
             found = node.run(["sh", "-c", look]).stdout
             assert not found, f"{node.name}: {found}"
-        others = [line for _, line in _processes(node) if "mingle" in line]
+        others = [line for _, line in processes(node) if "mingle" in line]
         assert not others, f"{node.name}: {others}"
 
 
@@ -298,7 +299,7 @@ def _ended(pidfd: int) -> bool:
         return bool(select.select([pidfd], [], [], PATIENCE_S)[0])
 
 
-def _processes(node: Node) -> list[tuple[int, str]]:
+def processes(node: Node) -> list[tuple[int, str]]:
     """Everything that runs in the node's pid namespace."""
     own = os.stat(f"/proc/{node.holder.pid}/ns/pid").st_ino
     found = []

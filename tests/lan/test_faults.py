@@ -236,7 +236,8 @@ def test_a_firewall_is_named_and_nobody_is_released(lan: MakeLan) -> None:
         for rank, node in enumerate((first, second))
     ]
     for running in waits:
-        running.until(f"gpu2 ({second.address}) cannot reach rank 0's port on gpu1, TCP {first.address} port 29")
+        running.until(f"gpu2 ({second.address}) cannot reach rank 0's port on gpu1")
+        running.until(f"TCP {first.address} port 29")
         running.until("no answer within 5 s; a firewall there?")
     for done in [running.end() for running in waits]:
         assert (done.code, done.out) == (82, "")

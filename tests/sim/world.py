@@ -86,6 +86,7 @@ class World:
         self.answers: list[actions.Answer | actions.Describe] = []
         self.reattaches = 0.7  #: share of participants that find their new daemon
         self.rejoins = 0.0  #: share of those that join again when somebody is lost
+        self.shut_in: set[int] = set()  #: hosts whose link port a firewall closes
         self.harmed = False  #: a host was out of reach for a while
         self.daemons = [Daemon(self, host) for host in range(hosts)]
         self._requests = 0
@@ -383,6 +384,7 @@ class World:
             if (
                 place is None
                 or place[0] >= len(self.daemons)
+                or place[0] in self.shut_in
                 or not self.air.talks(daemon.host, place[0], place[1])
             ):
                 slow = True
@@ -535,7 +537,8 @@ class World:
                     self.clock.at(self.clock.now + self.rng.choice((0.1, 3.0)), again)
 
     def reattach(self, daemon: Daemon, client: Client) -> None:
-        if client.gone or client.config is None:
+        over = client.gone or client.failure is not None
+        if over or client.config is None or client.join.adopt:  # a shell has no client that asks
             return
         self._requests += 1
         self.deliver(
