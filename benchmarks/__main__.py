@@ -11,7 +11,7 @@ from typing import NamedTuple
 import click
 
 import mingled
-from benchmarks import commands, idle, release, table
+from benchmarks import commands, idle, loss, release, table
 from benchmarks.fleet import BROWSED_S, Fleet
 from benchmarks.result import Result
 from mingled.errors import MingleError
@@ -33,7 +33,7 @@ class Size(NamedTuple):
 FULL = Size(nodes=(2, 8), joins=20, commands=20, starts=8, captures=3, watch_s=20)
 QUICK = Size(nodes=(2, 8), joins=5, commands=7, starts=3, captures=1, watch_s=5)
 
-NAMES = ("release", "together", "packets", "cold-start", "mingle-wait", "import", "idle")
+NAMES = ("release", "together", "packets", "loss", "cold-start", "mingle-wait", "import", "idle")
 
 Measure = Callable[[], list[Result]]
 
@@ -54,7 +54,7 @@ def measure(size: Size, names: tuple[str, ...]) -> Iterator[Result]:
 
 def _of_size(nodes: int, size: Size) -> tuple[str, ...]:
     """What is measured with so many nodes: the commands and the idle daemon with the fewest."""
-    several = ("release", "together", "packets")
+    several = ("release", "together", "packets", "loss")
     return (*several, "mingle-wait", "import", "idle") if nodes == size.nodes[0] else several
 
 
@@ -64,6 +64,7 @@ def _measures(fleet: Fleet, size: Size) -> dict[str, Measure]:
     return {
         "release": lambda: release.last_join(fleet, joins),
         "together": lambda: release.all_at_once(fleet, joins),
+        "loss": lambda: loss.killed(fleet, joins),
         "packets": lambda: release.packets(fleet, size.captures, size.settle_s),
         "mingle-wait": lambda: commands.config_ready(fleet, size.commands),
         "import": lambda: commands.import_mingled(fleet, size.commands),

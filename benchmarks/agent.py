@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,8 @@ def main() -> None:
                     _daemon()
                 case "join":
                     _join(order)
+                case "victim":
+                    _victim(order)
                 case "barrier":
                     runner.run(_barrier(order))
                 case "spawn":
@@ -102,9 +105,32 @@ def _join(order: Order) -> None:
         if isinstance(message, local.Progress):
             _say(here=message.here)
     _say(start=sent, end=time.monotonic())
+    if order.get("watch"):
+        _until_lost(connection)
     sys.stdin.readline()
     client.Lease(connection, request, message).leave()
     _say(left=True)
+
+
+def _until_lost(connection: client.Connection) -> None:
+    """Say when the loss of a member was told."""
+    while not (isinstance(news := connection.receive(), local.Gone) and news.how == "lost"):
+        pass
+    _say(lost=time.monotonic())
+
+
+def _victim(order: Order) -> None:
+    """Join as a process of its own, which is killed when told to."""
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):  # whatever it is, it must not become an agent
+            _join(order)
+        os._exit(1)
+    sys.stdin.readline()
+    killed = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    _say(killed=killed)
 
 
 def _private(order: Order) -> None:

@@ -72,6 +72,8 @@ def test_everything_is_measured() -> None:
         "release-at-once-2",
         "packets-2-rank-0-last",
         "packets-2-rank-0-first",
+        "killed-2-follower",
+        "killed-2-rank-0",
         "mingle-wait",
         "mingle-wait-join",
         "true",
