@@ -329,8 +329,6 @@ class Scenario:
         expected: list[Client] = []
         for job in self.jobs:
             keep = [c for c in kept[job] if c.waits]
-            if any(c.config is not None for c in kept[job]):
-                keep = []  # they were enough without us
             fresh = [self.client(job, r, LIVENESS_S) for r in self.ranks(job)[len(keep) :]]
             for client in fresh:
                 client.runs_s = 3 * LIVENESS_S

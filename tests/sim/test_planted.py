@@ -12,7 +12,9 @@ from mingled.core import contest, seal
 from mingled.core.claim import Session
 from mingled.core.config import Member
 from mingled.core.events import FrameReceived
+from mingled.core.held import Held
 from mingled.core.messages import Contest, Join, Message
+from mingled.core.paths import Paths
 from mingled.core.pursuit import Pursuit
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.roster import Present, members_of
@@ -20,7 +22,9 @@ from mingled.core.rounds import Rounds
 from mingled.core.seal import Seal
 from mingled.core.search import Search
 from mingled.core.seat import Seat
+from mingled.core.watch import Watch, Watches
 from mingled.core.words import Nonce, ParticipantId
+from tests.scenarios.stories import elastic_shrink
 from tests.sim import scenario
 from tests.sim.run import sweep
 from tests.sim.scenario import Scenario
@@ -135,3 +139,29 @@ def test_claim_nonce_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rendezvous, "_frame", frame)
     monkeypatch.setattr(Pursuit, "received", received)
     found(300)
+
+
+def test_ring_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Paths, "ring", lambda self, *_: None)
+    assert "unproven" in found(60)
+
+
+def test_silence_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lossy links are silent now and then; only fresh connections tell."""
+
+    def silent(self: Watches, watch: Watch, now: float) -> None:
+        if watch.link is not None and now - watch.sign_at >= 1.5:
+            self._job.links.give_up(watch.link, "silent for a while", now, lost=True)
+        else:
+            right(self, watch, now)
+
+    right = Watches._look
+    monkeypatch.setattr(Watches, "_look", silent)
+    found(300)  # a lie is told, or a round breaks for nothing
+
+
+def test_survivor_that_joins_again_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is violated by a round without it; the stories find that."""
+    monkeypatch.setattr(Held, "survivors", lambda self, waiting: [])
+    with pytest.raises(AssertionError):
+        elastic_shrink()
