@@ -128,7 +128,7 @@ def gone_line(gone: local.Gone, form: Form) -> str:
             return clean(f"{who} lost {when}: {gone.reason}")
         case "unwatched":
             why = f" ({gone.reason})" if gone.reason else ""
-            return clean(f"{who} is no longer watched{why}: its host answers, it may well go on")
+            return clean(f"{who} is no longer watched{why}: it may well go on")
         case "running":
             return f"{who} is watched again"
         case _:

@@ -16,6 +16,9 @@ from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
 from mingled.net.gpus import processes
 
+TIMEOUT_MAX_S = 366 * 86_400.0
+"""A year. Far more than anybody waits, and what clocks and poll(2) can still count."""
+
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 STOP_GRACE = "35s"
@@ -99,6 +102,15 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
         ),
         line,
     )
+
+
+def check_watched(form: Form, react: Reaction, job: str) -> None:
+    """In the plain form nobody knows who takes part, so nobody is told of a loss."""
+    if form is Form.PLAIN and react.on_lost in ("stop", "restart"):
+        raise BadInput(
+            f"job {job}: --on-lost {react.on_lost} needs a round with a size, to know who is lost; "
+            "add --world-size W (or --nnodes N for a launcher), or delete --on-lost"
+        )
 
 
 def reaction(
@@ -211,6 +223,8 @@ def seconds(text: str, said: str) -> float | None:
         raise BadInput(f"{said} {text!r}: want a time as in 90s, 10m or 1h30m, or none")
     if total <= 0:
         raise BadInput(f"{said} {text!r}: want more than no time at all, or none")
+    if total > TIMEOUT_MAX_S:
+        raise BadInput(f"{said} {text!r}: want a year at most, or none")
     return total
 
 

@@ -55,11 +55,6 @@ class _Round:
         self.restarts = False  #: ... in order to start again
         self.kill_at: float | None = None  #: on the clock of `time.monotonic`
 
-    def others_finish(self) -> bool:
-        """Some have ended well and none was lost: a new round would wait for them in vain."""
-        fates = self.fates.values()
-        return "left" in fates and "lost" not in fates
-
 
 class Supervisor:
     """Of one CMD, from its first round to the end."""
@@ -104,7 +99,7 @@ class Supervisor:
         try:
             while True:
                 for gone in watch.news():
-                    self._hear(gone, round_, command)
+                    self._hear(lease, gone, round_, command)
                 due = [at for at in (watch.due, round_.kill_at) if at is not None]
                 sleep_s = max(0.0, min(due) - time.monotonic()) if due else None
                 status = command.wait(sleep_s)
@@ -126,7 +121,9 @@ class Supervisor:
                 round_.fates[gone.rank] = gone.how
             time.sleep(min(left_s, NEWS_S / 10))
 
-    def _hear(self, gone: local.Gone, round_: _Round, command: child.Child) -> None:
+    def _hear(
+        self, lease: client.Lease, gone: local.Gone, round_: _Round, command: child.Child
+    ) -> None:
         """Tell it, once, and act on a loss. A new daemon tells again what the old one told."""
         if round_.fates.get(gone.rank, "running") == gone.how:
             return
@@ -139,8 +136,10 @@ class Supervisor:
         elif self._reaction.on_lost == "warn":
             self._display.line(f"{line}; training will hang: Ctrl-C, or --on-lost stop")
         else:
-            round_.stopped_for, round_.restarts = gone, self._may_restart()
-            self._display.line(f"{line}; {self._what_next()}")
+            finishing = self._finishing(lease, round_)
+            round_.stopped_for, round_.restarts = gone, self._may_restart() and not finishing
+            next_ = "stops CMD: others have finished" if finishing else self._what_next()
+            self._display.line(f"{line}; {next_}")
             round_.kill_at = time.monotonic() + self._wanted.join.stop_grace_s
             if not command.send(signal.SIGTERM):
                 self._display.line("CMD runs as another user: it cannot be ended from here")
@@ -153,7 +152,7 @@ class Supervisor:
             lease.leave(lost=code != 0, reason=how)
             return False
         if gone is None:
-            if self._may_restart() and not ended.others_finish():
+            if self._may_restart() and not self._finishing(lease, ended):
                 # Mostly the broken connection of a peer that died, before the daemon tells of it.
                 self._display.line(f"{how}; {self._what_next()}")
                 return True
@@ -175,6 +174,11 @@ class Supervisor:
             raise
         lease.connection.close()
         return newer
+
+    def _finishing(self, lease: client.Lease, round_: _Round) -> bool:
+        """So many have ended well that a new round would wait for them in vain."""
+        left = sum(fate == "left" for fate in round_.fates.values())
+        return left > 0 and len(lease.config.members) - left < self._wanted.join.size_min
 
     def _may_restart(self) -> bool:
         most = self._reaction.restarts_max

@@ -193,6 +193,8 @@ def node_counts(text: str | None, said: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?::\s*([0-9]{1,9})\s*)?", text or "")
     sizes = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if match and sizes[0] > sizes[1]:
+        raise BadInput(f"{said}: the minimum is above the maximum; want MIN:MAX, as in 2:4")
     if not 1 <= sizes[0] <= sizes[1]:
         raise BadInput(f"{said}: want a number of nodes, as in --nnodes 4, or a range, as in 2:4")
     return sizes

@@ -15,7 +15,7 @@ import msgspec
 from mingled import __version__, client
 from mingled.cli import child, shell
 from mingled.cli.display import Display
-from mingled.cli.forms import RESTARTS_MAX, STOP_GRACE, Flags, OnLost, reaction, wish
+from mingled.cli.forms import RESTARTS_MAX, STOP_GRACE, Flags, OnLost, check_watched, reaction, wish
 from mingled.core import local
 from mingled.core.codec import encode
 from mingled.core.config import Config
@@ -146,6 +146,7 @@ def command(
     flags = Flags(*shape, timeout, last_call, not no_wait, any_user, stop_grace)
     react = reaction(job, on_lost, max_restarts, cmd=bool(cmd), exec_=exec_)
     wanted = wish(flags, cmd, os.environ, adopt=not cmd)
+    check_watched(wanted.join.form, react, wanted.join.job)
     path = child.look_up(cmd[0], wanted.join.job) if cmd else ""
     _check_interfaces()
     join = wanted.join

@@ -287,6 +287,29 @@ class Claim:
         )
         return False
 
+    def refuse_hasty(self, now: float) -> None:
+        """A round is sealed without them, and some will not wait for the next."""
+        why = self.job.rounds.runs(now)
+        if why is None:
+            return
+        sentence = f"job {self.job.job}: {why}"
+        for session in self.sessions.values():
+            hasty = tuple(e.participant for e in session.entries if not e.wait)
+            if hasty:
+                session.entries = tuple(e for e in session.entries if e.wait)
+                self.ctx.send(
+                    session.link,
+                    messages.Refuse(
+                        claim=self.nonce,
+                        code=Refused.code,
+                        sentence=sentence,
+                        participants=hasty,
+                    ),
+                )
+        mine = [s.participant for s in self.job.waiting() if not s.join.wait]
+        if mine:
+            self.job.fail_waiting(Refused.code, sentence, now, only=mine)
+
     def foreign(self, entry: Entry, there: str) -> str | None:
         """Is it another user's than any of those who are here?"""
         mine = self.entry()

@@ -51,8 +51,8 @@ class LastCall:
         who = ", ".join(dict.fromkeys(names))
         if survivors and self._claim.leader_seat() is None:
             return (
-                f"still in the round before, of which a member was lost: {who}; end it there, or "
-                "run it with --on-lost restart"
+                f"a member of the round before was lost, and {who} has not joined again yet; if it "
+                "hangs there, end it, or run it with --on-lost restart"
             )
         if self._until is None or now >= self._until or not survivors:
             return ""

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from mingled.core.claim import Claim, Session
 
 
+def _rank(present: Present) -> int:
+    return -1 if present.entry.rank is None else present.entry.rank
+
+
 class _Attempt(msgspec.Struct, kw_only=True):
     """One try to seal a round. Mutable."""
 
@@ -69,8 +73,19 @@ class Seal:
         )
         if chosen is None:
             self.last_call.close()
+            self._note_gap(seat, now)
         elif not self._reseal_at and not self.last_call.waits(len(chosen), seat, now):
             self._start(seat, chosen, now)
+
+    def _note_gap(self, seat: Seat, now: float) -> None:
+        """Enough are here, and yet a rank that was asked for would leave a gap."""
+        present = self._claim.present()
+        high = max((p for p in present if p.entry.rank is not None), default=None, key=_rank)
+        count = min(len(present), seat.join.size_max)
+        if high is not None and seat.join.size_min <= count <= _rank(high):
+            who = f"{high.host} ({high.address or self._ctx.first_address()})"
+            text = f"rank {_rank(high)}, asked for by {who}, needs {_rank(high) + 1} to be here"
+            self._claim.job.note(text, now)
 
     def _start(self, seat: Seat, chosen: tuple[Present, ...], now: float) -> None:
         nodes = {p.node for p in chosen if p.node != self._ctx.node}
@@ -291,6 +306,7 @@ class Seal:
         for member in attempt.members[1:]:
             self._release_local(member, attempt, now)
         job.note("", now)
+        claim.refuse_hasty(now)
         job.settle(now)
 
     def _release_local(self, member: Member, attempt: _Attempt, now: float) -> None:

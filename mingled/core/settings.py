@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connect_s: float = 3.0
     """One connect attempt of the peer link: no ghost may keep us from leading for longer."""
 
-    first_word_s: float = 1.0
+    first_word_s: float = 2.0
     """A leader answers a Join at once. After this another advert is tried, if there is one."""
 
     retry_min_s: float = 0.1

@@ -167,8 +167,7 @@ def test_the_roster_line_names_each_node_once() -> None:
         (
             gone("unwatched", reason="its daemon ended"),
             Form.PROCESS,
-            "gpu2 (10.0.0.2, rank 1) is no longer watched (its daemon ended): its host answers, it "
-            "may well go on",
+            "gpu2 (10.0.0.2, rank 1) is no longer watched (its daemon ended): it may well go on",
         ),
     ],
 )

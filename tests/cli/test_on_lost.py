@@ -39,8 +39,8 @@ def test_warn_tells_and_goes_on(daemon: FakeDaemon) -> None:
         assert waiting.end() == 128 + signal.SIGTERM
     assert waiting.err.splitlines()[2:] == [
         f"{LOST}training will hang: Ctrl-C, or --on-lost stop",
-        f"{PREFIX}gpu1 (10.0.0.1, node rank 0) is no longer watched (its daemon stopped): its host "
-        "answers, it may well go on",
+        f"{PREFIX}gpu1 (10.0.0.1, node rank 0) is no longer watched (its daemon stopped): it "
+        "may well go on",
         f"{PREFIX}gpu1 (10.0.0.1, node rank 0) is watched again",
     ]
 
@@ -302,3 +302,28 @@ def test_help_names_every_exit_and_default() -> None:
     )
     for words in ("[default: 3]", "[default: 35s]", "[default: warn]", "  88  ", "--no-wait"):
         assert words in done.stdout
+
+
+@pytest.mark.parametrize("reaction", ["stop", "restart"])
+def test_the_plain_form_knows_of_no_losses(reaction: str) -> None:
+    words = ["--job", JOB, "--rank", "1", "--on-lost", reaction, "--", "true"]
+    done = subprocess.run([WAIT, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"job {JOB}: --on-lost {reaction} needs a round with a size" in done.stderr
+
+
+def test_a_time_that_no_clock_counts_is_refused() -> None:
+    words = [*THREE, "--timeout", "99999999999999999999h", "--", "true"]
+    done = subprocess.run([WAIT, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "want a year at most" in done.stderr
+
+
+def test_a_loss_after_others_have_finished_is_no_reason_to_join_again(daemon: FakeDaemon) -> None:
+    with start(daemon, *RESTART, cmd=SERVES) as waiting:
+        served, _ = daemon.join(ready())
+        waiting.until("ready")
+        served.say(gone("left", rank=1), gone(rank=2))
+        assert daemon.leave().reason == "stopped: gpu3 was lost"
+        assert waiting.end() == 88
+    assert "stops CMD: others have finished" in waiting.err

@@ -454,3 +454,26 @@ def test_no_number_of_silent_ghosts_costs_more_than_one_attempt(count: int) -> N
     pair = [stage.join(host) for host in (1, 2)]
     stage.wait(3.5)
     assert sorted(ready(c).rank for c in pair) == [0, 1]
+
+
+def test_no_wait_is_refused_when_a_round_is_sealed_without_it() -> None:
+    stage = Stage(3)
+    stage.world.air.firewalled.add(0)
+    zero, hasty = stage.join(1, rank=0), stage.join(3, wait=False)
+    stage.wait(2.0)
+    one = stage.join(2, rank=1)
+    stage.wait(2.0)
+    stage.world.air.firewalled.clear()
+    stage.wait(10.0)
+    assert [ready(c).rank for c in (zero, one)] == [0, 1]
+    assert "round 1 has run" in failed(hasty, "refused")
+
+
+def test_a_rank_that_would_leave_a_gap_is_named() -> None:
+    stage = Stage(2)
+    zero = stage.join(1, size=2, size_max=3)
+    stage.wait(1.0)
+    stage.join(2, rank=2, size=2, size_max=3)
+    stage.wait(5.0)
+    notes = [m.note for m in zero.heard if isinstance(m, local.Progress)]
+    assert "rank 2, asked for by gpu2 (10.0.0.2), needs 3 to be here" in notes
