@@ -86,7 +86,7 @@ def test_two_users_share_a_job_only_if_both_say_so(lan: MakeLan) -> None:
 
     shared = ("--nnodes", "3", "--any-user")
     first = wait(both.node(1), "bert", *shared)
-    first.until("1/3 here: gpu1")
+    first.until("1/3 here: gpu1; waiting for 2 more\n")
     second = wait(both.node(2), "bert", *shared, by=NOBODY)
     for running in (first, second):
         running.until("2/3 here: root@gpu1, nobody@gpu2; waiting for 1 more")

@@ -263,7 +263,7 @@ def test_the_leaders_node_loses_power_and_another_leads(lan: MakeLan) -> None:
     three = lan(nodes=3)
     flags = ("--nnodes", "3")
     leader = wait(three.node(1), "bert", *flags)
-    leader.until("1/3 here: gpu1")
+    leader.until("1/3 here: gpu1; waiting for 2 more\n")
     second = wait(three.node(2), "bert", *flags)
     second.until("2/3 here: gpu1, gpu2")
     second.says_after(three.node(1).kill, "1/3 here: gpu2")
