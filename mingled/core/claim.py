@@ -155,8 +155,9 @@ class Claim:
 
     def _forget_arrivals(self) -> None:
         """Of those who have gone, once they are the most."""
-        there = {p.entry.participant for p in self.present()}
-        if len(self.arrivals) > 2 * len(there) + ARRIVALS_KEPT:
+        count = len(self.job.seats) + sum(len(s.entries) for s in self.sessions.values())
+        if len(self.arrivals) > 2 * count + ARRIVALS_KEPT:
+            there = {p.entry.participant for p in self.present()}
             self.arrivals = {p: n for p, n in self.arrivals.items() if p in there}
 
     def progress(self, now: float) -> messages.Progress:
@@ -312,11 +313,15 @@ class Claim:
 
     def foreign(self, entry: Entry, there: str) -> str | None:
         """Is it another user's than any of those who are here?"""
-        mine = self.entry()
-        known = [(mine, self.ctx.here())] if mine is not None else []
-        known += [(p.entry, self._where(p)) for p in self.present()]
-        conflicts = (owner_conflict(e, entry, here=here, there=there) for e, here in known)
-        return next((c for c in conflicts if c is not None), None)
+        here = self.ctx.here()
+        known = [(seat.entry(), here) for seat in self.job.seats.values()]
+        for session in self.sessions.values():
+            known += [(other, session.there) for other in session.entries]
+        for other, where in known:
+            sentence = owner_conflict(other, entry, here=where, there=there)
+            if sentence is not None:
+                return sentence
+        return None
 
     def _where(self, present: Present) -> str:
         if not present.address:

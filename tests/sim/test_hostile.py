@@ -124,7 +124,7 @@ class Liar:
             size_min=size,
             size_max=size,
             rank=self.rng.choice((None, *range(size))),
-            before=self.rng.choice((None, *range(-1, size))),
+            before=self.rng.choice((None, *range(2 * size))),
             user=self.rng.choice(("ann", "ann", "bob")),
         )
 
