@@ -361,7 +361,7 @@ def test_a_client_without_a_store_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MINGLE_SOCKET", str(tmp_path / "s"))
     proof = Nonce("0" * 32)
     daemon = FakeDaemon(tmp_path / "s", [[local.OpenStore(proof=proof, address="10.0.0.1")]])
-    with pytest.raises(DaemonError, match="it ended or hung up|Connection reset"):
+    with pytest.raises(DaemonError, match=r"it ended or hung up|Connection reset"):
         client.join(JOIN, lambda _: None)
     daemon.end()
 
