@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mingled.core.local import Job, Local
-from mingled.core.messages import Advert, Message
+from mingled.core.messages import Advert, Message, Place
 from mingled.core.words import JobId, Label, Nonce, ParticipantId
 
 
@@ -59,6 +59,7 @@ class Advertise(Action, frozen=True, kw_only=True):
     """Publish, or publish anew with other addresses, on every rung."""
 
     advert: Advert
+    peers: tuple[str, ...]  #: of this job (`--peers`), beside those of the daemon: tell them, too
 
 
 class Withdraw(Action, frozen=True, kw_only=True):
@@ -67,9 +68,11 @@ class Withdraw(Action, frozen=True, kw_only=True):
 
 
 class Ask(Action, frozen=True, kw_only=True):
-    """Ask the network who leads jobs. `unicast`: ask for an answer to us alone (QU)."""
+    """Ask the network who leads this job. `unicast`: ask for an answer to us alone (QU)."""
 
+    label: Label
     unicast: bool
+    peers: tuple[str, ...]  #: of this job (`--peers`), beside those of the daemon: ask them, too
 
 
 class Doubt(Action, frozen=True, kw_only=True):
@@ -132,3 +135,27 @@ class ProvePath(Action, frozen=True, kw_only=True):
     address: str
     port: int
     word: str
+
+
+class Introduce(Action, frozen=True, kw_only=True):
+    """Answer a Hail: this daemon's Presence, with what the shell knows of the machine."""
+
+    link: int
+    labels: tuple[Label, ...]  #: of the jobs here
+
+
+class TryPlaces(Action, frozen=True, kw_only=True):
+    """Connect to each, for doctor. Answered by PlacesTried."""
+
+    link: int
+    places: tuple[Place, ...]
+
+
+class OpenTestPort(Action, frozen=True, kw_only=True):
+    """Listen for ten seconds on a free port of rank 0's range and say the node id there, for
+    doctor; then send Listening over the link."""
+
+    link: int
+    base: int
+    count: int
+    avoid: frozenset[int]

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from mingled.core.messages import Advert
+import msgspec
+
+from mingled.core.events import Rung
+from mingled.core.messages import ADDRESSES_MAX, Advert
 from mingled.core.settings import Settings
 from mingled.core.words import Label, Nonce
 
 
 class Heard:
-    """One advert and what came of trying it."""
+    """One claim's advert, from whichever rungs, and what came of trying it."""
 
-    __slots__ = ("advert", "failures", "retry_at")
+    __slots__ = ("advert", "by_rung", "failures", "retry_at")
 
-    def __init__(self, advert: Advert) -> None:
+    def __init__(self, advert: Advert, rung: Rung) -> None:
+        self.by_rung: dict[Rung, Advert] = {rung: advert}
         self.advert = advert
         self.failures = 0
         self.retry_at = 0.0  #: not before; 0: at once
+
+    def merge(self) -> bool:
+        """What all rungs say together; True where that is news. Each may know addresses of its
+        own (multicast knows which interface a link-local one belongs to), and what was heard last
+        knows best."""
+        newest = list(reversed(self.by_rung.values()))
+        addresses = tuple(dict.fromkeys(a for advert in newest for a in advert.addresses))
+        merged = msgspec.structs.replace(newest[0], addresses=addresses[:ADDRESSES_MAX])
+        same = (merged.port, set(merged.addresses)) == (
+            self.advert.port,
+            set(self.advert.addresses),
+        )
+        self.advert = merged
+        return not same
 
 
 class AdvertBook:
@@ -30,23 +48,37 @@ class AdvertBook:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, advert: Advert) -> bool:
+    def add(self, advert: Advert, rung: Rung) -> bool:
         """Note an advert; True if it is new or says something new. A repeated one clears nothing:
         a ghost in many caches would else be tried at full speed for ever."""
         claims = self._by_label.setdefault(advert.label, {})
         known = claims.get(advert.claim)
         if known is not None:
-            if known.advert == advert:
+            known.by_rung.pop(rung, None)
+            known.by_rung[rung] = advert
+            if not known.merge():
                 return False
-            claims[advert.claim] = Heard(advert)
+            known.failures, known.retry_at = 0, 0.0
             return True
         if len(claims) >= self._settings.adverts_per_label_max:
             self._drop(advert.label, max(claims, key=lambda c: claims[c].failures))
         elif self._count >= self._settings.adverts_max:
             oldest = next(iter(self._by_label))
             self._drop(oldest, next(iter(self._by_label[oldest])))
-        self._by_label.setdefault(advert.label, {})[advert.claim] = Heard(advert)
+        self._by_label.setdefault(advert.label, {})[advert.claim] = Heard(advert, rung)
         self._count += 1
+        return True
+
+    def gone(self, label: Label, claim: Nonce, rung: Rung) -> bool:
+        """A rung no longer has it; True if none has."""
+        known = self._by_label.get(label, {}).get(claim)
+        if known is None:
+            return True
+        known.by_rung.pop(rung, None)
+        if known.by_rung:
+            known.merge()
+            return False
+        self._drop(label, claim)
         return True
 
     def remove(self, label: Label, claim: Nonce) -> None:

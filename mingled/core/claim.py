@@ -75,7 +75,7 @@ class Claim:
         )
 
     def advertise(self) -> None:
-        self.ctx.do(actions.Advertise(advert=self.advert()))
+        self.ctx.do(actions.Advertise(advert=self.advert(), peers=self.job.peers()))
 
     def withdraw(self) -> None:
         self.ctx.do(actions.Withdraw(label=self.job.label, claim=self.nonce))
@@ -166,6 +166,7 @@ class Claim:
         low, high = (entry.size_min, entry.size_max) if entry else (0, 0)
         newest = self.job.rounds.newest
         running = newest if newest is not None and newest.whole else None
+        ports = {s.card.node: s.card.port for s in self.sessions.values()}
         return messages.Progress(
             claim=self.nonce,
             here=len(present),
@@ -177,6 +178,7 @@ class Claim:
                     rank=p.entry.rank,
                     user=p.entry.user,
                     address=p.address or self.ctx.first_address(),
+                    port=ports.get(p.node, self.ctx.link_port),
                 )
                 for p in present[:NAMES_SHOWN_MAX]
             ),
@@ -371,7 +373,7 @@ class Claim:
             case messages.Nack() if message.claim == self.nonce:
                 self.seal.nacked(session, message, now)
             case messages.Rival() if message.advert.label == self.job.label:
-                if message.advert.claim != self.nonce and self.ctx.book.add(message.advert):
+                if message.advert.claim != self.nonce and self.ctx.book.add(message.advert, "told"):
                     self.job.advert_heard(message.advert, now)
             case messages.Ping():
                 self.ctx.send(session.link, messages.Pong(claim=self.nonce, node=self.ctx.node))

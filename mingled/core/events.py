@@ -5,12 +5,17 @@ A link is a number: odd ones the core opened, even ones the shell accepted.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from mingled.core.config import Config
 from mingled.core.local import Join
-from mingled.core.messages import Advert, Message
+from mingled.core.messages import Advert, Message, Tried
 from mingled.core.words import JobId, Label, Nonce, ParticipantId
+
+Rung = Literal["mdns", "broadcast", "peers", "told"]
+"""Where an advert comes from: a rung of discovery, or `told` by a daemon over the peer link."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +27,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     interface: str
+    prefix: int = 0  #: length of its subnet's prefix, in bits; 0 where it is not known
+    virtual: bool = False  #: a container bridge or the like: other machines may have the same
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,13 +115,22 @@ class StatusAsked(Event, frozen=True, kw_only=True):
 
 class AdvertHeard(Event, frozen=True, kw_only=True):
     advert: Advert
+    rung: Rung
 
 
 class AdvertGone(Event, frozen=True, kw_only=True):
-    """A goodbye, or the record's time is over."""
+    """A goodbye, or the record's time is over, on this rung."""
 
     label: Label
     claim: Nonce
+    rung: Rung
+
+
+class DiscoveryNoted(Event, frozen=True, kw_only=True):
+    """A rung has something to say to those who wait: a peer's name does not resolve, say."""
+
+    label: Label | None  #: of the job it concerns; None: all
+    sentence: str
 
 
 class AddressesChanged(Event, frozen=True, kw_only=True):
@@ -161,6 +177,13 @@ class LinkClosed(Event, frozen=True, kw_only=True):
     link: int
     reason: str
     answered: bool
+
+
+class PlacesTried(Event, frozen=True, kw_only=True):
+    """What came of TryPlaces."""
+
+    link: int
+    results: tuple[Tried, ...]
 
 
 # ---------------------------------------------------------------- from the proof

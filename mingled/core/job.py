@@ -62,6 +62,24 @@ class Job:
     def waiting(self) -> list[Seat]:
         return [s for s in self.seats.values() if s.waiting and s.ending is None]
 
+    def peers(self) -> tuple[str, ...]:
+        """Hosts that those who wait here named: to be asked where multicast does not reach."""
+        return tuple(dict.fromkeys(p for s in self.waiting() for p in s.join.peers))
+
+    def addresses(self) -> set[str]:
+        """Of every node that is known to be in this job."""
+        found = {m.address for held in self.rounds.helds for m in held.members.values()}
+        if self.claim is not None:
+            for session in self.claim.sessions.values():
+                found |= {session.remote_address, *session.card.addresses}
+        if self.pursuit is not None:
+            found.add(self.pursuit.remote)
+            if self.pursuit.leader is not None:
+                found.update(self.pursuit.leader.addresses)
+            if self.pursuit.progress is not None:
+                found.update(seen.address for seen in self.pursuit.progress.present)
+        return found
+
     def note(self, text: str, now: float) -> None:
         """A sentence about the wait, shown to everybody who waits."""
         if text != self.note_text:

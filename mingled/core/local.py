@@ -12,6 +12,7 @@ import msgspec
 from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Config
 from mingled.core.messages import Fate, Running, Seen, check_shape
+from mingled.core.peers import check_peers
 from mingled.core.words import Form, JobId, Nonce, ParticipantId
 from mingled.errors import BadInput
 
@@ -56,9 +57,11 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     stop_grace_s: float = STOP_GRACE_S  #: what CMD may need to end before it joins again
     lost: str = ""  #: this replaces a join of the same process whose run failed: how
     store: bool = False  #: as rank 0, this client opens the store itself: it is sent OpenStore
+    peers: tuple[str, ...] = ()  #: hosts to ask for the leader, where multicast does not reach
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc, self.job)
+        check_peers(self.peers, f"job {self.job}: ")
         for name, value in (("last call", self.last_call_s), ("stop grace", self.stop_grace_s)):
             if value is not None and not 0 <= value <= PAUSE_MAX_S:
                 raise BadInput(
@@ -238,6 +241,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     size_max: int
     seats: tuple[Seat, ...]
     rounds: tuple[Round, ...]
+    nodes: tuple[Seen, ...]  #: that take part or wait, this one included, as far as known here
     note: str
     story: tuple[str, ...]  #: the last transitions
 

@@ -42,6 +42,9 @@ ADDRESSES_MAX = 16
 """Of one node or advert: more than any host has for one network, and each is tried."""
 
 
+PLACES_MAX = 256
+"""To be tested by one daemon at once, for doctor."""
+
 Fate = Literal["running", "left", "lost", "unwatched"]
 """What is known of a member of a sealed round. `unwatched`: its daemon is gone, and its host may
 well go on."""
@@ -147,6 +150,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     rank: int | None
     user: str = ""
     address: str = ""  #: as the leader sees it
+    port: int = 0  #: of its daemon's peer link; 0: not known
 
 
 class Join(Message, tag="join", frozen=True, kw_only=True):
@@ -345,6 +349,82 @@ class Pong(Message, tag="pong", frozen=True, kw_only=True):
     node: NodeId  #: another one than before: that daemon was started anew
 
 
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    """One interface, for `mingle nodes` and doctor."""
+
+    name: str
+    kind: str  #: ethernet, wifi, infiniband, ...
+    speed_mbps: int | None
+    mtu: int
+    addresses: tuple[str, ...]  #: with prefix length, as in 10.0.0.5/24
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to connect to, and what is to be read there; empty: the connection is enough."""
+
+    address: str
+    port: int
+    word: str = ""
+
+    def __post_init__(self) -> None:
+        _check_port(self.port)
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one Place; `reason` is empty where it was reached."""
+
+    address: str
+    port: int
+    reason: str
+    took_s: float
+
+
+class Hail(Message, tag="hail", frozen=True, kw_only=True):
+    """Who are you? The first frame of a link of its own; answered by Presence. Test and Listen may
+    follow over the same link."""
+
+    version: tuple[int, int] = VERSION
+
+
+class Presence(Message, tag="presence", frozen=True, kw_only=True):
+    """A daemon and its machine. `seen_address`: the asker's, as seen there."""
+
+    version: tuple[int, int] = VERSION
+    node: NodeCard
+    release: str
+    seen_address: str
+    clock_s: float  #: Unix time there
+    machine: str  #: a hash of its machine-id; empty: it has none
+    nics: tuple[Nic, ...]
+    gpus: tuple[str, ...]  #: a name each
+    labels: tuple[Label, ...]  #: of its jobs; whoever knows a job's ID recognises it
+    discovery: tuple[str, ...]  #: a line for each rung, as in a report
+    up_s: float
+
+
+class Test(Message, tag="test", frozen=True, kw_only=True):
+    """Connect to these and tell: to the asker itself, or to nodes of a job that both know."""
+
+    label: Label | None
+    places: tuple[Place, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.places) > PLACES_MAX:
+            raise BadInput(f"{len(self.places)} places to test, at most {PLACES_MAX} allowed")
+
+
+class Tested(Message, tag="tested", frozen=True, kw_only=True):
+    results: tuple[Tried, ...]
+
+
+class Listen(Message, tag="listen", frozen=True, kw_only=True):
+    """Open a port as rank 0 would, for ten seconds. Answered by Listening."""
+
+
+class Listening(Message, tag="listening", frozen=True, kw_only=True):
+    port: int  #: 0: none is free
+
+
 class Advert(msgspec.Struct, frozen=True, kw_only=True):
     """What a leader publishes over discovery. A hint: every field may be stale or forged."""
 
@@ -380,6 +460,12 @@ type_of_peer_messages = (
     | Attached
     | Ping
     | Pong
+    | Hail
+    | Presence
+    | Test
+    | Tested
+    | Listen
+    | Listening
 )
 
 peer_decoder: Decoder[Message] = Decoder(type_of_peer_messages, "peer frame")

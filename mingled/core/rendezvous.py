@@ -18,6 +18,7 @@ import msgspec
 from mingled.core import actions, events, local, messages
 from mingled.core.context import Context
 from mingled.core.events import Address, Event
+from mingled.core.hail import Hails
 from mingled.core.job import Job
 from mingled.core.links import stale
 from mingled.core.seat import Seat, failed_by, tell_failed
@@ -71,6 +72,7 @@ class Rendezvous:
         self.jobs: dict[JobId, Job] = {}
         self._unbound: dict[int, _Unbound] = {}
         self._remotes: dict[int, str] = {}
+        self._hails = Hails(self._ctx, lambda: self.jobs.values())
 
     @property
     def idle(self) -> bool:
@@ -116,6 +118,12 @@ class Rendezvous:
                 self._request(event, now)
             case events.AdvertHeard() | events.AdvertGone() | events.AddressesChanged():
                 self._discovery(event, now)
+            case events.DiscoveryNoted():
+                for job in self.jobs.values():
+                    if event.label in (None, job.label):
+                        job.views.discovery_noted(event.sentence)
+            case events.PlacesTried():
+                self._hails.tried(event)
             case events.LinkOpened() | events.LinkFailed() | events.LinkAccepted():
                 self._link(event, now)
             case events.FrameReceived():
@@ -229,12 +237,12 @@ class Rendezvous:
                 own = job is not None and job.claim is not None
                 if own and job and job.claim and job.claim.nonce == event.advert.claim:
                     return
-                if self._ctx.book.add(event.advert) and job is not None:
+                if self._ctx.book.add(event.advert, event.rung) and job is not None:
                     job.advert_heard(event.advert, now)
             case events.AdvertGone():
-                self._ctx.book.remove(event.label, event.claim)
                 job = self._by_label(event.label)
-                if job is not None:
+                gone = self._ctx.book.gone(event.label, event.claim, event.rung)
+                if gone and job is not None:
                     job.advert_gone(event.claim)
             case events.AddressesChanged():
                 if event.addresses != self._ctx.addresses:
@@ -282,6 +290,7 @@ class Rendezvous:
     def _link_lost(self, event: events.LinkFailed | events.LinkClosed, now: float) -> None:
         self._unbound.pop(event.link, None)
         self._remotes.pop(event.link, None)
+        self._hails.closed(event.link)
         job = self._owner(event.link)
         if job is not None:
             job.links.failed(event.link, event.reason, answered=event.answered, now=now)
@@ -306,6 +315,10 @@ class Rendezvous:
             if job is None or not job.attachments.attach(event.link, message, unbound.remote, now):
                 self._ctx.send(event.link, stale(message.claim, self._ctx.host))
                 self._unbound[event.link] = unbound  # it may ask for another round
+            return
+        elif self._hails.received(event.link, unbound.remote, message):
+            unbound.until = now + self._ctx.settings.hail_s
+            self._unbound[event.link] = unbound  # more may follow
             return
         self._ctx.do(actions.CloseLink(link=event.link))
 

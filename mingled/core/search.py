@@ -141,7 +141,8 @@ class Search:
         settings = self._ctx.settings
         # The first time so that a leader answers us alone; if nothing comes, the reply may have
         # gone to another responder on this host, so everybody is asked.
-        self._ctx.do(actions.Ask(unicast=self._asked == 0))
+        ask = actions.Ask(label=self._job.label, unicast=self._asked == 0, peers=self._job.peers())
+        self._ctx.do(ask)
         self._asked += 1
         after = settings.query_after_s
         if self._asked < len(after):

@@ -102,6 +102,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     first_frame_s: float = 5.0
     """A peer that connects and says nothing is hung up on after this."""
 
+    hail_s: float = 20.0
+    """... and one that only asks who is there, or for a test, after this."""
+
     port_first: int = 29_500
     """torch's own default port; a job's search for a free one starts at this plus a hash."""
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, local
 from mingled.core.messages import NAMES_SHOWN_MAX, Seen
 from mingled.core.seat import Seat
-from mingled.core.table import BETWEEN
+from mingled.core.table import BETWEEN, State
 from mingled.core.words import Form
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
+
+
+NOTED_MAX = 64
+"""Different sentences about discovery, each told once; the rest would be noise."""
 
 
 class Views:
@@ -22,6 +26,7 @@ class Views:
         self._due: float | None = None
         self._sent_at = float("-inf")
         self._told: dict[str, local.Progress] = {}
+        self._noted: set[str] = set()
 
     def progressed(self, now: float) -> None:
         if self._due is None:
@@ -59,7 +64,15 @@ class Views:
             theirs, leader = job.pursuit.progress, job.pursuit.leader.host
         waiting = job.waiting()
         shape = waiting[0].join if waiting else None
-        here = tuple(Seen(host=job.ctx.host, rank=s.join.rank) for s in waiting)
+        here = tuple(
+            Seen(
+                host=job.ctx.host,
+                rank=s.join.rank,
+                address=job.ctx.first_address(),
+                port=job.ctx.link_port,
+            )
+            for s in waiting
+        )
         return local.Progress(
             job=job.job,
             state=job.state.value,
@@ -86,6 +99,17 @@ class Views:
         )
         notice = local.Notice(kind="hint", sentence=sentence)
         job.ctx.do(actions.Tell(participant=seat.participant, message=notice))
+
+    def discovery_noted(self, sentence: str) -> None:
+        """What a rung of discovery has against the search, to those who still search: once."""
+        job = self._job
+        searching = job.state in (State.SEARCHING, State.CONNECTING, State.LEADING)
+        if not searching or sentence in self._noted or len(self._noted) >= NOTED_MAX:
+            return
+        self._noted.add(sentence)
+        notice = local.Notice(kind="warning", sentence=f"job {job.job}: {sentence}")
+        for seat in job.waiting():
+            job.ctx.do(actions.Tell(participant=seat.participant, message=notice))
 
     def timed_out(self, seat: Seat, now: float) -> str:
         """What was seen and what was missing, in one sentence."""
@@ -153,6 +177,21 @@ class Views:
                 for s in job.seats.values()
             ),
             rounds=tuple(h.report(now) for h in job.rounds.helds),
+            nodes=self._nodes(progress),
             note=job.note_text,
             story=tuple(job.story),
         )
+
+    def _nodes(self, progress: local.Progress) -> tuple[Seen, ...]:
+        """Every node of the job that is known here, once."""
+        job = self._job
+        found: dict[str, Seen] = {}
+        for seen in progress.present:
+            found.setdefault(seen.address, seen)
+        newest = job.rounds.newest
+        for member in newest.members.values() if newest is not None else ():
+            seen = Seen(
+                host=member.host, rank=member.rank, user=member.user, address=member.address
+            )
+            found.setdefault(member.address, seen)
+        return tuple(found.values())

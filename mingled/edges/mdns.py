@@ -186,7 +186,7 @@ class Mdns:
             if getattr(r, "alias", "").lower() == name.lower()
         ]
         zeroconf.cache.async_remove_records([*records, *pointers])
-        self._emit(events.AdvertGone(label=label, claim=claim))
+        self._emit(events.AdvertGone(label=label, claim=claim, rung="mdns"))
 
     # ------------------------------------------------------------ in
 
@@ -201,7 +201,7 @@ class Mdns:
             return
         if state_change is ServiceStateChange.Removed:
             self._break_off(claim)
-            self._emit(events.AdvertGone(label=label, claim=claim))
+            self._emit(events.AdvertGone(label=label, claim=claim, rung="mdns"))
             return
         info = AsyncServiceInfo(service_type, name)
         if info.load_from_cache(zeroconf):
@@ -231,7 +231,7 @@ class Mdns:
             port=info.port,
             addresses=tuple(info.parsed_scoped_addresses()[:ADDRESSES_MAX]),
         )
-        self._emit(events.AdvertHeard(advert=advert))
+        self._emit(events.AdvertHeard(advert=advert, rung="mdns"))
 
     def _break_off(self, claim: Nonce) -> None:
         task = self._about.pop(claim, None)

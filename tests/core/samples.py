@@ -126,6 +126,33 @@ PEER: tuple[messages.Message, ...] = (
     ),
     messages.Ping(claim=CLAIM),
     messages.Pong(claim=CLAIM, node=NODE),
+    messages.Hail(),
+    messages.Presence(
+        node=CARD,
+        release="0.1.0",
+        seen_address="10.0.0.2",
+        clock_s=1_795_000_000.5,
+        machine="0123456789abcdef",
+        nics=(
+            messages.Nic(
+                name="eth0",
+                kind="ethernet",
+                speed_mbps=10_000,
+                mtu=1500,
+                addresses=("10.0.0.1/24", "fd00::1/64"),
+            ),
+        ),
+        gpus=("NVIDIA H200",),
+        labels=(LABEL,),
+        discovery=("mdns: browsing",),
+        up_s=3600.5,
+    ),
+    messages.Test(label=LABEL, places=(messages.Place(address="10.0.0.2", port=1, word=NODE),)),
+    messages.Tested(
+        results=(messages.Tried(address="10.0.0.2", port=1, reason="no answer", took_s=3.0),)
+    ),
+    messages.Listen(),
+    messages.Listening(port=29512),
 )
 
 REQUESTS: tuple[local.Local, ...] = (
@@ -145,6 +172,7 @@ REQUESTS: tuple[local.Local, ...] = (
         stop_grace_s=60.0,
         lost="CMD ended with exit 1",
         store=True,
+        peers=("gpu7", "[fd00::7]:29491"),
     ),
     local.Reattach(
         join=local.Join(job=JOB, form=Form.LAUNCHER, size_min=1, size_max=1),
@@ -229,6 +257,11 @@ REPLIES: tuple[local.Local, ...] = (
                                 rank=0, host="gpu1", address="10.0.0.1", nproc=8, state="running"
                             ),
                         ),
+                    ),
+                ),
+                nodes=(
+                    messages.Seen(
+                        host="gpu2", rank=None, user="ann", address="10.0.0.2", port=29490
                     ),
                 ),
                 note="gpu3: no answer",

@@ -450,7 +450,7 @@ def test_no_number_of_silent_ghosts_costs_more_than_one_attempt(count: int) -> N
             ADVERT, label=label, claim=Nonce(f"{k:032x}"), addresses=(address,)
         )
         for daemon in stage.world.daemons:
-            stage.world.deliver(daemon, events.AdvertHeard(advert=ghost))
+            stage.world.deliver(daemon, events.AdvertHeard(advert=ghost, rung="mdns"))
     pair = [stage.join(host) for host in (1, 2)]
     stage.wait(3.5)
     assert sorted(ready(c).rank for c in pair) == [0, 1]

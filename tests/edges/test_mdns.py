@@ -79,12 +79,14 @@ async def test_what_is_published_is_heard_and_so_is_its_end(sides: tuple[Side, S
     first, second = sides
     one = advert(first.label)
     first.mdns.advertise(one)
-    assert await second.next() == events.AdvertHeard(advert=one)
+    assert await second.next() == events.AdvertHeard(advert=one, rung="mdns")
     two = advert(first.label, port=29_491)
     second.mdns.advertise(two)
-    assert await first.next() == events.AdvertHeard(advert=two)  # nothing of its own in between
+    assert await first.next() == events.AdvertHeard(
+        advert=two, rung="mdns"
+    )  # nothing of its own in between
     first.mdns.withdraw(one.claim)
-    assert await second.next() == events.AdvertGone(label=one.label, claim=one.claim)
+    assert await second.next() == events.AdvertGone(label=one.label, claim=one.claim, rung="mdns")
     first.mdns.withdraw(one.claim)
     assert first.mdns.state == f"mdns: browsing {TYPE} on lo 127.0.0.1"
 
@@ -95,9 +97,9 @@ async def test_a_responder_that_closes_says_goodbye(label: Label) -> None:
     await second.mdns.start(LO)
     one = advert(label)
     first.mdns.advertise(one)
-    assert await second.next() == events.AdvertHeard(advert=one)
+    assert await second.next() == events.AdvertHeard(advert=one, rung="mdns")
     await first.mdns.close()
-    assert await second.next() == events.AdvertGone(label=label, claim=one.claim)
+    assert await second.next() == events.AdvertGone(label=label, claim=one.claim, rung="mdns")
     await second.mdns.close()
 
 
@@ -109,7 +111,7 @@ async def test_who_comes_late_hears_of_it_by_asking(label: Label) -> None:
     await second.mdns.start(LO)
     second.mdns.ask(unicast=True)
     second.mdns.ask(unicast=False)
-    assert await second.next() == events.AdvertHeard(advert=one)
+    assert await second.next() == events.AdvertHeard(advert=one, rung="mdns")
     await first.mdns.close()
     await second.mdns.close()
 
@@ -118,13 +120,13 @@ async def test_an_advert_that_changes_is_heard_again(sides: tuple[Side, Side]) -
     first, second = sides
     one = advert(first.label)
     first.mdns.advertise(one)
-    assert await second.next() == events.AdvertHeard(advert=one)
+    assert await second.next() == events.AdvertHeard(advert=one, rung="mdns")
     moved = advert(first.label, claim=one.claim, port=29_555)
     first.mdns.advertise(moved)
     heard = await second.next()
-    while heard == events.AdvertHeard(advert=one):
+    while heard == events.AdvertHeard(advert=one, rung="mdns"):
         heard = await second.next()
-    assert heard == events.AdvertHeard(advert=moved)
+    assert heard == events.AdvertHeard(advert=moved, rung="mdns")
 
 
 async def test_what_is_no_advert_of_ours_is_not_heard(sides: tuple[Side, Side]) -> None:
@@ -158,7 +160,7 @@ async def test_what_is_no_advert_of_ours_is_not_heard(sides: tuple[Side, Side]) 
     await asyncio.gather(*(register(*one) for one in bad))
     one = advert(label)
     first.mdns.advertise(one)
-    assert await second.next() == events.AdvertHeard(advert=one)
+    assert await second.next() == events.AdvertHeard(advert=one, rung="mdns")
     assert second.mdns.state.startswith("mdns: browsing")
     await stranger.async_close()
 
@@ -167,11 +169,11 @@ async def test_only_what_nobody_confirms_is_gone(sides: tuple[Side, Side]) -> No
     first, second = sides
     one = advert(first.label)
     first.mdns.advertise(one)
-    assert await second.next() == events.AdvertHeard(advert=one)
+    assert await second.next() == events.AdvertHeard(advert=one, rung="mdns")
     ghost = Nonce(secrets.token_hex(16))
     second.mdns.doubt(one.label, one.claim)
     second.mdns.doubt(one.label, ghost)
-    assert await second.next() == events.AdvertGone(label=one.label, claim=ghost)
+    assert await second.next() == events.AdvertGone(label=one.label, claim=ghost, rung="mdns")
 
 
 async def test_a_network_without_multicast_is_no_error(

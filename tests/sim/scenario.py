@@ -261,7 +261,7 @@ class Scenario:
             advert = self.rng.choice(self.world.past_adverts)
             for daemon in self.world.daemons:
                 if advert.claim not in daemon.adverts and self.rng.random() < 0.7:
-                    self.world.soon(daemon, events.AdvertHeard(advert=advert))
+                    self.world.soon(daemon, events.AdvertHeard(advert=advert, rung="mdns"))
 
     def _forged_advert(self) -> None:
         """Of a job that is known, with a claim that nobody made, pointing anywhere."""
@@ -270,7 +270,7 @@ class Scenario:
         real = self.rng.choice(self.world.past_adverts)
         where = addresses_of(self.rng.randrange(self.hosts + 1), 1)
         claim = Nonce(f"{self.rng.getrandbits(120):032x}")
-        forged = events.AdvertHeard(advert=_repoint(real, claim, where[0].address))
+        forged = events.AdvertHeard(advert=_repoint(real, claim, where[0].address), rung="mdns")
         for daemon in self.world.daemons:
             self.world.soon(daemon, forged)
 
@@ -278,7 +278,7 @@ class Scenario:
         if self.world.past_adverts:
             advert = self.rng.choice(self.world.past_adverts)
             for daemon in self.world.daemons:
-                self.world.soon(daemon, events.AdvertGone(label=advert.label, claim=advert.claim))
+                self.world.gone(daemon, advert.label, advert.claim)
 
     def _firewall(self) -> None:
         host = self._daemon().host

@@ -9,10 +9,10 @@ from typing import assert_never
 import msgspec
 
 from mingled.core import actions, events, local
-from mingled.core.events import Event
+from mingled.core.events import Event, Rung
 from mingled.core.messages import Ack, Advert, Commit, Prepare
 from mingled.core.rendezvous import Rendezvous
-from mingled.core.words import JobId, NodeId, Nonce, ParticipantId
+from mingled.core.words import JobId, Label, NodeId, Nonce, ParticipantId
 from tests.sim.checks import Checks, Violation, ensure
 from tests.sim.clients import Client
 from tests.sim.network import Air, Clock, Link, Side, addresses_of, host_of
@@ -30,6 +30,8 @@ SPINS_MAX = 12
 
 EARLY_SHARE = 0.05
 """How many events are followed by a tick that comes before its time."""
+
+RUNGS: tuple[Rung, ...] = ("mdns", "broadcast")
 
 DECISIVE = (Prepare, Ack, Commit)
 
@@ -177,6 +179,8 @@ class World:
                 self.answers.append(action)
             case actions.Doubt() | actions.Rehold() | actions.Seated():
                 pass
+            case actions.Introduce() | actions.TryPlaces() | actions.OpenTestPort():
+                pass  # nobody asks in here
             case actions.Advertise():
                 daemon.adverts[action.advert.claim] = action.advert
                 self.past_adverts.append(action.advert)
@@ -184,10 +188,9 @@ class World:
                 self._spread(daemon, action.advert)
             case actions.Withdraw():
                 daemon.adverts.pop(action.claim, None)
-                gone = events.AdvertGone(label=action.label, claim=action.claim)
                 for other in self.others(daemon):
                     if self._hears(daemon, other):
-                        self.soon(other, gone)
+                        self.gone(other, action.label, action.claim)
             case actions.Ask():
                 for other in self.others(daemon):
                     if self._hears(daemon, other):
@@ -362,17 +365,21 @@ class World:
 
     def _spread(self, daemon: Daemon, advert: Advert) -> None:
         for other in self.others(daemon):
-            copies = 2 if self.duplicates else 1
-            for _ in range(copies):
+            for rung in RUNGS if self.duplicates else RUNGS[:1]:
                 if self._hears(daemon, other):
-                    self.soon(other, events.AdvertHeard(advert=advert))
+                    self.soon(other, events.AdvertHeard(advert=advert, rung=rung))
+
+    def gone(self, daemon: Daemon, label: Label, claim: Nonce) -> None:
+        """Said on every rung."""
+        for rung in RUNGS:
+            self.soon(daemon, events.AdvertGone(label=label, claim=claim, rung=rung))
 
     def answer(self, other: Daemon, asker: Daemon, unicast: bool) -> None:
         for advert in list(other.adverts.values()) if other.alive else ():
             if not unicast:
                 self._spread(other, advert)
             elif asker.alive and self._hears(other, asker):
-                self.soon(asker, events.AdvertHeard(advert=advert))
+                self.soon(asker, events.AdvertHeard(advert=advert, rung="mdns"))
 
     # ------------------------------------------------------------ links
 

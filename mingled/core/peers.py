@@ -1,0 +1,61 @@
+"""Peers that a user names: hosts to ask who leads, where neither multicast nor broadcast reaches."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from mingled.errors import BadInput
+
+PEERS_MAX = 64
+"""Named by one user. A name may stand for many addresses, so that nobody needs more."""
+
+_NAME = re.compile(r"(?=.{1,253}\.?$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+")
+
+
+def parse_peer(text: str) -> tuple[str, int | None]:
+    """`host`, `host:port`, an IPv4 or IPv6 address, `[IPv6]:port`; the port is UDP, None: the
+    usual one. Raises `BadInput`."""
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+        if not bracket or (rest and not rest.startswith(":")) or rest == ":":
+            raise _bad(text)
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+        if not port:
+            raise _bad(text)
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
+        raise _bad(text)
+    if not (_is_address(host) or (_NAME.fullmatch(host) and ":" not in host)):
+        raise _bad(text)
+    return host, int(port) if port else None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _bad(text: str) -> BadInput:
+    return BadInput(
+        f"peer {text[:64]!r} is no host: give names or addresses with commas between, as in "
+        "--peers gpu1,10.0.0.7 or head.lab.svc.cluster.local"
+    )
+
+
+def check_peers(peers: Iterable[str], who: str = "") -> None:
+    """Each is one that can be asked; `BadInput` otherwise."""
+    given = tuple(peers)
+    if len(given) > PEERS_MAX:
+        raise BadInput(f"{who}{len(given)} peers, at most {PEERS_MAX} allowed; name a DNS name")
+    for peer in given:
+        try:
+            parse_peer(peer)
+        except BadInput as error:
+            raise BadInput(f"{who}{error}") from None
