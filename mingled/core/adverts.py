@@ -28,11 +28,8 @@ class Heard:
         newest = list(reversed(self.by_rung.values()))
         addresses = tuple(dict.fromkeys(a for advert in newest for a in advert.addresses))
         merged = msgspec.structs.replace(newest[0], addresses=addresses[:ADDRESSES_MAX])
-        same = (merged.port, set(merged.addresses)) == (
-            self.advert.port,
-            set(self.advert.addresses),
-        )
-        self.advert = merged
+        before, self.advert = self.advert, merged
+        same = merged.port == before.port and set(merged.addresses) == set(before.addresses)
         return not same
 
 
@@ -75,6 +72,7 @@ class AdvertBook:
         if known is None:
             return True
         known.by_rung.pop(rung, None)
+        known.by_rung.pop("told", None)  # whoever told had it from a rung that heard the same
         if known.by_rung:
             known.merge()
             return False

@@ -1,4 +1,4 @@
-"""Peers that a user names: hosts to ask who leads, where neither multicast nor broadcast reaches."""
+"""Peers that a user names: hosts to ask who leads, where multicast does not reach."""
 
 from __future__ import annotations
 
