@@ -233,7 +233,9 @@ class Daemon:
             case actions.SendFrame():
                 self._peers.send(action.link, action.message)
             case actions.OpenLink():
-                self._peers.open_link(action.link, action.label, action.addresses, action.port)
+                self._peers.open_link(
+                    action.link, action.label, action.addresses, action.port, action.sources
+                )
             case actions.CloseLink():
                 self._peers.close_link(action.link)
             case _:
@@ -264,7 +266,12 @@ class Daemon:
                 self._proofs.free_port(action.proof)
             case actions.ProvePath():
                 self._proofs.prove_path(
-                    action.job, action.proof, action.address, action.port, action.word
+                    action.job,
+                    action.proof,
+                    action.address,
+                    action.port,
+                    action.word,
+                    action.sources,
                 )
             case _:
                 raise TypeError(action)

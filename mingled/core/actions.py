@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mingled.core.events import Address
 from mingled.core.local import Job, Local
 from mingled.core.messages import Advert, Message, Place
 from mingled.core.words import JobId, Label, Nonce, ParticipantId
@@ -89,6 +90,7 @@ class OpenLink(Action, frozen=True, kw_only=True):
     label: Label
     addresses: tuple[str, ...]
     port: int
+    sources: tuple[Address, ...] = ()  #: to connect from one of these; empty: from anywhere
 
 
 class SendFrame(Action, frozen=True, kw_only=True):
@@ -135,6 +137,7 @@ class ProvePath(Action, frozen=True, kw_only=True):
     address: str
     port: int
     word: str
+    sources: tuple[Address, ...] = ()  #: as of OpenLink
 
 
 class Introduce(Action, frozen=True, kw_only=True):

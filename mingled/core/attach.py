@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from mingled.core import messages
 from mingled.core.config import Config, Member
+from mingled.core.events import Address
 from mingled.core.held import Held
+from mingled.core.reach import scoped, ways
 from mingled.core.words import Form, NodeId, ParticipantId
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Attachments:
             label=self._job.label,
             claim=held.claim,
             round=held.round,
-            node=self._ctx.card(),
+            node=self._job.home.card(),
             members=members,
         )
 
@@ -65,13 +67,15 @@ class Attachments:
 
     # ------------------------------------------------------------ rank 0's daemon
 
-    def attach(self, link: int, message: messages.Attach, remote: str, now: float) -> bool:
+    def attach(
+        self, link: int, message: messages.Attach, local: Address, remote: str, now: float
+    ) -> bool:
         """A daemon is here again. False: no such round is led here."""
         held = self._job.rounds.get((message.claim, message.round))
         if held is None or not held.leads:
             return False
         card = message.node
-        addresses = (remote, *(a for a in card.addresses if a != remote))
+        addresses = ways(remote, card.addresses, local.interface)
         self._job.watches.add(
             link, card.node, addresses, card.port, held.claim, pings=True, now=now
         )
@@ -156,7 +160,8 @@ class Attachments:
             places = {zero.node: config.leader_link}
         for node, (address, port) in places.items():
             rounds = frozenset({held.key})
-            self._job.watches.add_absent(node, (address,), port, held.claim, rounds, now)
+            way = (scoped(address, config.interface or ""),)
+            self._job.watches.add_absent(node, way, port, held.claim, rounds, now)
         return held
 
     def remember(self, held: Held) -> None:

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mingled.core import actions, messages
+from mingled.core import actions, local, messages
 from mingled.core.codec import check_version
 from mingled.core.contest import Contests
 from mingled.core.events import Address
 from mingled.core.messages import NAMES_SHOWN_MAX, Advert, Entry, Join, NodeCard, Seen
 from mingled.core.plain import Plain
+from mingled.core.reach import NAT_ADVICE, bare, behind_nat, scoped_advert, ways
 from mingled.core.roster import Present, missing_ranks
 from mingled.core.seal import Seal
 from mingled.core.seat import Seat, owner_conflict, rank_conflict, shape_conflict
+from mingled.core.survey import Survey
 from mingled.core.table import State
 from mingled.core.words import Form, NodeId, Nonce, ParticipantId, Standing
 from mingled.errors import NotPermitted, Refused, VersionSkew
@@ -36,12 +38,20 @@ class Session(msgspec.Struct, kw_only=True):
     remote_address: str
     card: NodeCard
     entries: tuple[Entry, ...]
+    source: str = ""  #: from where it connects, as it sees itself
     plain: tuple[Entry, ...] = ()  #: admitted in the plain form, and still there
 
     @property
     def there(self) -> str:
         """For sentences."""
         return f"{self.card.host} ({self.remote_address})"
+
+    @property
+    def nat(self) -> str:
+        """What to say where its address was rewritten on the way; empty where it was not."""
+        if not behind_nat(self.remote_address, self.source):
+            return ""
+        return f"{self.card.host} claims {self.source}, we see {self.remote_address}: {NAT_ADVICE}"
 
 
 class Claim:
@@ -57,7 +67,9 @@ class Claim:
         self.arrivals: dict[ParticipantId, int] = {}
         self._arrived = 0
         self.released: set[ParticipantId] = set()
+        self.survey = Survey(self)
         self.seal = Seal(self)
+        self._translated: set[NodeId] = set()  #: behind NAT, and said so
         self.plain = Plain(self, now)
         self.contests = Contests(self)
         self.advertise()
@@ -71,7 +83,7 @@ class Claim:
             label=self.job.label,
             claim=self.nonce,
             port=self.ctx.link_port,
-            addresses=self.ctx.candidates(),
+            addresses=self.job.home.candidates(),
         )
 
     def advertise(self) -> None:
@@ -177,7 +189,7 @@ class Claim:
                     host=p.host,
                     rank=p.entry.rank,
                     user=p.entry.user,
-                    address=p.address or self.ctx.first_address(),
+                    address=p.address or self.job.home.first_address(),
                     port=ports.get(p.node, self.ctx.link_port),
                 )
                 for p in present[:NAMES_SHOWN_MAX]
@@ -195,7 +207,7 @@ class Claim:
 
     # ------------------------------------------------------------ followers come and go
 
-    def joined(self, link: int, local: Address, remote: str, join: Join, now: float) -> None:
+    def joined(self, link: int, local_: Address, remote: str, join: Join, now: float) -> None:
         """A daemon states its participants: for the first time, again, or over a new link."""
         try:
             check_version(join.version, f"job {self.job.job}: {join.node.host} ({remote})")
@@ -216,13 +228,16 @@ class Claim:
         known = self.sessions.get(link)
         session = Session(
             link=link,
-            local=local,
+            local=local_,
             remote_address=remote,
             card=join.node,
             entries=(),
+            source=join.source,
         )
         self.sessions[link] = session
-        addresses = (remote, *(a for a in join.node.addresses if a != remote))
+        self.survey.came(session)
+        self._warn_of_nat(session)
+        addresses = ways(remote, join.node.addresses, local_.interface)
         self.job.watches.add(
             link, join.node.node, addresses, join.node.port, self.nonce, pings=True, now=now
         )
@@ -231,7 +246,7 @@ class Claim:
             link,
             messages.Welcome(
                 claim=self.nonce,
-                node=self.ctx.card(),
+                node=self.job.home.card(),
                 seen_address=remote,
                 standing=self.standing(),
             ),
@@ -253,6 +268,15 @@ class Claim:
         self.plain.admit(session)
         self.consider(now)
 
+    def _warn_of_nat(self, session: Session) -> None:
+        """Others will not reach it: those of its round are about to find out."""
+        if not session.nat or session.card.node in self._translated:
+            return
+        self._translated.add(session.card.node)
+        notice = local.Notice(kind="warning", sentence=f"job {self.job.job}: {session.nat}")
+        for seat in self.job.waiting():
+            self.ctx.do(actions.Tell(participant=seat.participant, message=notice))
+
     def consider(self, now: float) -> None:
         """Somebody came, or time went on: is it time to release anybody?"""
         if self.job.state is not State.LEADING:
@@ -267,13 +291,13 @@ class Claim:
         there, code = session.there, Refused.code
         mine, sentence = self.entry(), None
         if entry.rank == 0:
-            sentence = f"{there} follows, yet asks for rank 0, the leader's: {self.ctx.here()}"
+            sentence = f"{there} follows, yet asks for rank 0, the leader's: {self.job.home.here()}"
         elif mine is not None:
             sentence = self.foreign(entry, there)
             if sentence is not None:
                 code = NotPermitted.code
             else:
-                sentence = shape_conflict(mine, entry, here=self.ctx.here(), there=there)
+                sentence = shape_conflict(mine, entry, here=self.job.home.here(), there=there)
         sentence = sentence or self.conflict(entry, there, session.card.node)
         if sentence is None and not entry.wait:
             sentence = self.job.rounds.runs(now)
@@ -315,7 +339,7 @@ class Claim:
 
     def foreign(self, entry: Entry, there: str) -> str | None:
         """Is it another user's than any of those who are here?"""
-        here = self.ctx.here()
+        here = self.job.home.here()
         known = [(seat.entry(), here) for seat in self.job.seats.values()]
         for session in self.sessions.values():
             known += [(other, session.there) for other in session.entries]
@@ -327,7 +351,7 @@ class Claim:
 
     def _where(self, present: Present) -> str:
         if not present.address:
-            return self.ctx.here()
+            return self.job.home.here()
         return f"{present.host} ({present.address})"
 
     def conflict(self, entry: Entry, there: str, node: NodeId) -> str | None:
@@ -357,6 +381,7 @@ class Claim:
         session = self.sessions.pop(link, None)
         if session is None:
             return
+        self.survey.forget(session.card.node)
         self.seal.session_lost(session, reason, now)
         if session.entries:
             self.job.note(f"{session.there}: {reason}", now)
@@ -372,9 +397,13 @@ class Claim:
                 self.seal.acked(session, message.proof, now)
             case messages.Nack() if message.claim == self.nonce:
                 self.seal.nacked(session, message, now)
+            case messages.Reached() if message.claim == self.nonce:
+                self.survey.answered(session, message)
+                self.consider(now)
             case messages.Rival() if message.advert.label == self.job.label:
-                if message.advert.claim != self.nonce and self.ctx.book.add(message.advert, "told"):
-                    self.job.advert_heard(message.advert, now)
+                advert = scoped_advert(message.advert, session.local.interface)
+                if advert.claim != self.nonce and self.ctx.book.add(advert, "told"):
+                    self.job.advert_heard(advert, now)
             case messages.Ping():
                 self.ctx.send(session.link, messages.Pong(claim=self.nonce, node=self.ctx.node))
             case _:
@@ -383,6 +412,7 @@ class Claim:
     # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
+        self.survey.tick(now)
         if not self.seal.tick(now):
             self.consider(now)
         if self.job.state is State.LEADING and self.job.claim is self:
@@ -410,7 +440,7 @@ class Claim:
         self.withdraw()
         self.contests.close()
         self.plain.close()
+        unscoped = tuple(bare(a) for a in advert.addresses)
+        told = msgspec.structs.replace(advert, addresses=unscoped)
         for session in self.sessions.values():
-            self.ctx.send(
-                session.link, messages.Redirect(claim=self.nonce, advert=advert, host=host)
-            )
+            self.ctx.send(session.link, messages.Redirect(claim=self.nonce, advert=told, host=host))

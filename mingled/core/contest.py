@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mingled.core import actions
-from mingled.core.messages import ADDRESSES_MAX, Advert, Contest
+from mingled.core.events import Address
+from mingled.core.messages import Advert, Contest
+from mingled.core.reach import ways
 from mingled.core.table import State
 from mingled.core.words import Nonce
 
@@ -111,7 +113,7 @@ class Contests:
             claim=claim.nonce,
             rival=rival,
             job=job.job,
-            node=self._ctx.card(),
+            node=self._claim.job.home.card(),
             user=user,
             standing=claim.standing(),
             sealed=claim.sealed(),
@@ -119,14 +121,16 @@ class Contests:
             unreached=rival in job.unreached,
         )
 
-    def asked(self, link: int, message: Contest, remote: str, now: float) -> None:
+    def asked(self, link: int, message: Contest, local: Address, remote: str, now: float) -> None:
         """A rival asked us: answer, then yield if that is how it came out."""
         mine = self.standing(message.claim)
         self._ctx.send(link, mine)
         if loses(mine, message):
-            self._yield(message, remote, now)
+            self._yield(message, local, remote, now)
 
-    def answered(self, link: int, message: Contest, remote: str, now: float) -> None:
+    def answered(
+        self, link: int, message: Contest, local: Address, remote: str, now: float
+    ) -> None:
         """A rival that we asked has answered."""
         mine = self.standing(message.claim)
         rival = next(r for r in self._rivals.values() if r.link == link)
@@ -138,11 +142,10 @@ class Contests:
         rival.next_at = now + self._ctx.settings.contest_every_s
         self._ctx.book.held(message.label, message.claim)
         if loses(mine, message):
-            self._yield(message, remote, now)
+            self._yield(message, local, remote, now)
 
-    def _yield(self, winner: Contest, remote: str, now: float) -> None:
-        others = (a for a in winner.node.addresses if a != remote)
-        addresses = (remote, *others)[:ADDRESSES_MAX]
+    def _yield(self, winner: Contest, local: Address, remote: str, now: float) -> None:
+        addresses = ways(remote, winner.node.addresses, local.interface)
         mine = self._claim.advert()
         advert = msgspec.structs.replace(
             mine, claim=winner.claim, port=winner.node.port, addresses=addresses
@@ -155,7 +158,7 @@ class Contests:
                 continue
             if rival.link is None:
                 advert = rival.advert
-                rival.link = self._ctx.open(advert.label, advert.addresses, advert.port)
+                rival.link = self._claim.job.home.open(advert.label, advert.addresses, advert.port)
                 rival.next_at = None  # LinkOpened or LinkFailed comes for certain
             else:
                 self._ctx.do(actions.CloseLink(link=rival.link))

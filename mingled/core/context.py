@@ -6,10 +6,10 @@ from mingled.core import actions
 from mingled.core.adverts import AdvertBook
 from mingled.core.events import Address
 from mingled.core.former import Former
-from mingled.core.messages import ADDRESSES_MAX, Message, NodeCard
+from mingled.core.messages import Message
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
-from mingled.core.words import JobId, Label, NodeId
+from mingled.core.words import JobId, NodeId
 
 
 class Context:
@@ -25,6 +25,8 @@ class Context:
         link_port: int,
         ring_port: int,
         addresses: tuple[Address, ...],
+        own: frozenset[str] = frozenset(),
+        restricted: bool = False,
         cluster_key: bytes = b"",
         key_id: str,
     ) -> None:
@@ -35,6 +37,8 @@ class Context:
         self.link_port = link_port
         self.ring_port = ring_port
         self.addresses = addresses
+        self.own = own | {a.address for a in addresses}
+        self.restricted = restricted
         self.cluster_key = cluster_key
         self.key_id = key_id
         self.book = AdvertBook(settings)
@@ -53,35 +57,3 @@ class Context:
 
     def send(self, link: int, message: Message) -> None:
         self.out.append(actions.SendFrame(link=link, message=message))
-
-    def open(self, label: Label, addresses: tuple[str, ...], port: int) -> int:
-        """Ask for a link to a daemon; its number."""
-        link = self.next_link()
-        self.do(actions.OpenLink(link=link, label=label, addresses=addresses, port=port))
-        return link
-
-    def candidates(self) -> tuple[str, ...]:
-        """This node's addresses for others to try, best first."""
-        return tuple(a.address for a in self.addresses[:ADDRESSES_MAX])
-
-    def card(self) -> NodeCard:
-        return NodeCard(
-            node=self.node,
-            host=self.host,
-            port=self.link_port,
-            ring_port=self.ring_port,
-            addresses=self.candidates(),
-        )
-
-    def first_address(self) -> str:
-        return self.addresses[0].address if self.addresses else ""
-
-    def here(self) -> str:
-        """This node, for sentences: cloned machines share their names."""
-        return f"{self.host} ({self.first_address()})" if self.addresses else self.host
-
-    def listening_on(self) -> str:
-        """For hints and errors: this node's interfaces and addresses."""
-        if not self.addresses:
-            return "no network address"
-        return ", ".join(f"{a.interface} {a.address}" for a in self.addresses[:4])

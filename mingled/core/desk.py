@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from mingled.core import actions, local
 from mingled.core.events import AdoptAsked, Holder, JoinAsked, ReattachAsked
+from mingled.core.home import NO_WISH, Wish
+from mingled.core.reach import permitted
 from mingled.core.seat import Seat, failed_by, rank_conflict, shape_conflict, tell_failed
 from mingled.core.table import BETWEEN, OUTCOME_OPEN, Trigger
 from mingled.core.words import Form, ParticipantId
 from mingled.errors import (
+    BadInput,
     Cancelled,
     DaemonError,
     Indeterminate,
@@ -21,6 +24,13 @@ from mingled.errors import (
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
+
+
+def _wish_words(wish: Wish) -> str:
+    interfaces, subnets = wish
+    return " ".join(
+        [*(f"--interface {name}" for name in interfaces), *(f"--subnet {net}" for net in subnets)]
+    )
 
 
 class Desk:
@@ -102,6 +112,9 @@ class Desk:
         foreign = self._foreign(seat)
         if foreign is not None:
             return foreign
+        flaw = self._flaw_of_wish(seat)
+        if flaw is not None:
+            return flaw
         sentence = None if seat.join.wait else self._job.rounds.runs(now)
         if sentence is not None:
             return Refused(f"{where}: {sentence}")
@@ -122,6 +135,29 @@ class Desk:
             if sentence is not None:
                 return Refused(f"{where}: {sentence}")
         return self._full(seat)
+
+    def _flaw_of_wish(self, seat: Seat) -> MingleError | None:
+        """The interfaces or subnets that it names: are they here, and do all name the same?"""
+        wish, host = seat.join.wish, self._ctx.host
+        if wish == NO_WISH:
+            return None
+        others = self._job.seats.values()
+        other = next((s for s in others if s.join.wish not in (wish, NO_WISH)), None)
+        if other is not None:
+            return Refused(
+                f"{self._name} on {host}: {seat.who()} asks for {_wish_words(wish)}, "
+                f"{other.who()} for {_wish_words(other.join.wish)}; use one on each node"
+            )
+        interfaces, subnets = wish
+        for one in [*(((i,), ()) for i in interfaces), *(((), (s,)) for s in subnets), wish]:
+            if not permitted(self._ctx.addresses, *one):
+                there = ", ".join(f"{a.interface} {a.address}" for a in self._ctx.addresses)
+                return BadInput(
+                    f"{self._name}: {host} has nothing for {_wish_words(one)}; for a job it has "
+                    f"{there or 'no address'}: correct it (mingle interfaces says why each is, or "
+                    "is not, used)"
+                )
+        return None
 
     def _full(self, seat: Seat) -> MingleError | None:
         count = len(self._job.seats)

@@ -137,6 +137,7 @@ class AddressesChanged(Event, frozen=True, kw_only=True):
     """This node's candidate addresses, best first."""
 
     addresses: tuple[Address, ...]
+    own: frozenset[str] = frozenset()  #: every address of this machine, the unusable ones too
 
 
 # ---------------------------------------------------------------- from the peer link

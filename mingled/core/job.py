@@ -12,6 +12,7 @@ from mingled.core.config import Config
 from mingled.core.context import Context
 from mingled.core.desk import Desk
 from mingled.core.held import Held
+from mingled.core.home import Home
 from mingled.core.links import Links
 from mingled.core.messages import Advert, Contest
 from mingled.core.pursuit import Pursuit
@@ -36,6 +37,7 @@ class Job:
         self.label = label_of(job, ctx.cluster_key)
         self.state = State.IDLE
         self.seats: dict[ParticipantId, Seat] = {}
+        self.home = Home(self)
         self.claim: Claim | None = None
         self.pursuit: Pursuit | None = None
         self.rounds = Rounds(self)
@@ -85,6 +87,11 @@ class Job:
         if text != self.note_text:
             self.note_text = text
             self.progressed(now)
+
+    def warn(self, seat: Seat, sentence: str) -> None:
+        if sentence:
+            notice = local.Notice(kind="warning", sentence=f"job {self.job}: {sentence}")
+            self.ctx.do(actions.Tell(participant=seat.participant, message=notice))
 
     def found(self, now: float) -> None:
         """Another node is in touch."""
@@ -224,7 +231,7 @@ class Job:
         if claim.leader_seat() is not None or claim.holds():
             claim.consider(now)
             return
-        claim.end(f"rank 0 of job {self.job} on {self.ctx.here()} has ended")
+        claim.end(f"rank 0 of job {self.job} on {self.home.here()} has ended")
         self.drop_claim(now)
         if self.waiting():
             self.to(Trigger.SEARCH)
@@ -317,7 +324,7 @@ class Job:
             self.unreachable = True
             port = self.ctx.link_port
             where = f"{winner.node.host} ({remote})"
-            self.note(f"{where} cannot connect to {self.ctx.here()} port {port}: a firewall?", now)
+            self.note(f"{where} cannot connect to {self.home.here()} port {port}: a firewall?", now)
         sentence = (
             f"job {self.job}: rank 0 is {winner.node.host} ({remote}), claimed there by "
             f"{winner.user or 'somebody'}; this claim on {self.ctx.host} yields: give this node "
@@ -363,9 +370,23 @@ class Job:
         if self.claim is not None:
             self.claim.contests.gone(claim)
 
-    def addresses_changed(self) -> None:
+    def addresses_changed(self, gone: frozenset[str], now: float) -> None:
+        """This node's, and `gone` are no more. Sealed rounds stay as they are."""
         if self.claim is not None:
+            self.claim.survey.forget_all()
             self.claim.advertise()
+        elif self.pursuit is not None:
+            self.pursuit.moved()
+        for seat in self.seats.values():
+            if seat.config is not None and seat.config.address in gone:
+                notice = local.Notice(
+                    kind="warning",
+                    sentence=f"job {self.job}: the address {seat.config.address} of "
+                    f"{self.ctx.host} is gone, and round {seat.config.round} uses it: training "
+                    f"will hang unless it comes back; now there is {self.home.listening_on()}",
+                )
+                self.ctx.do(actions.Tell(participant=seat.participant, message=notice))
+        self.progressed(now)
 
     # ------------------------------------------------------------ time
 

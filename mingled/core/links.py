@@ -84,7 +84,9 @@ class Links:
         self._job.rounds.prune(now)
         self._job.settle(now)
 
-    def received(self, link: int, remote: str, message: Message, now: float) -> None:
+    def received(
+        self, link: int, local_: Address, remote: str, message: Message, now: float
+    ) -> None:
         """A frame on one of this job's links."""
         claim = self._job.claim
         self._job.watches.heard(link, now)
@@ -92,7 +94,7 @@ class Links:
             self._job.watches.probe_received(link, message, now)
         elif claim is not None and claim.contests.owns(link):
             if isinstance(message, Contest):
-                claim.contests.answered(link, message, remote, now)
+                claim.contests.answered(link, message, local_, remote, now)
             elif isinstance(message, messages.Refuse):
                 claim.contests.stale(link)
         elif self._job.pursuit is not None and self._job.pursuit.link == link:
@@ -102,7 +104,7 @@ class Links:
         elif isinstance(message, messages.Ping):
             self._job.ctx.send(link, messages.Pong(claim=message.claim, node=self._job.ctx.node))
         if isinstance(message, messages.Attach):
-            if not self._job.attachments.attach(link, message, remote, now):
+            if not self._job.attachments.attach(link, message, local_, remote, now):
                 self._job.ctx.send(link, stale(message.claim, self._job.ctx.host))
         elif isinstance(message, messages.Attached):
             self._job.watches.attached_over(link, message, now)

@@ -12,7 +12,7 @@ import msgspec
 from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Config
 from mingled.core.messages import Fate, Running, Seen, check_shape
-from mingled.core.peers import check_peers
+from mingled.core.peers import check_peers, check_subnets
 from mingled.core.words import Form, JobId, Nonce, ParticipantId
 from mingled.errors import BadInput
 
@@ -58,15 +58,23 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     lost: str = ""  #: this replaces a join of the same process whose run failed: how
     store: bool = False  #: as rank 0, this client opens the store itself: it is sent OpenStore
     peers: tuple[str, ...] = ()  #: hosts to ask for the leader, where multicast does not reach
+    interfaces: tuple[str, ...] = ()  #: names or addresses of this node to use alone
+    subnets: tuple[str, ...] = ()  #: ... or what lies in these, in CIDR notation
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc, self.job)
         check_peers(self.peers, f"job {self.job}: ")
+        check_subnets(self.subnets, f"job {self.job}: ")
         for name, value in (("last call", self.last_call_s), ("stop grace", self.stop_grace_s)):
             if value is not None and not 0 <= value <= PAUSE_MAX_S:
                 raise BadInput(
                     f"job {self.job}: a {name} of {value:g} s is not between 0 and {PAUSE_MAX_S} s"
                 )
+
+    @property
+    def wish(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The interfaces and subnets to use alone."""
+        return self.interfaces, self.subnets
 
 
 class Reattach(Local, tag="reattach", frozen=True, kw_only=True):

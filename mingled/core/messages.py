@@ -130,6 +130,10 @@ def _check_port(port: int) -> None:
 
 def _check_place(port: int, addresses: tuple[str, ...]) -> None:
     _check_port(port)
+    _check_addresses(addresses)
+
+
+def _check_addresses(addresses: tuple[str, ...]) -> None:
     if len(addresses) > ADDRESSES_MAX:
         raise BadInput(f"{len(addresses)} addresses, at most {ADDRESSES_MAX} allowed")
 
@@ -162,6 +166,7 @@ class Join(Message, tag="join", frozen=True, kw_only=True):
     job: JobId
     node: NodeCard
     entries: tuple[Entry, ...]
+    source: str = ""  #: from where it connects, as it sees itself
     prepared: Nonce | None = None  #: proof of an attempt acknowledged here, its outcome unknown
 
 
@@ -197,6 +202,26 @@ class Progress(Message, tag="progress", frozen=True, kw_only=True):
     note: str = ""
 
 
+class Reach(Message, tag="reach", frozen=True, kw_only=True):
+    """Leader to followers that came by different addresses: which of these of mine do you reach?"""
+
+    claim: Nonce
+    addresses: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_addresses(self.addresses)
+
+
+class Reached(Message, tag="reached", frozen=True, kw_only=True):
+    """These."""
+
+    claim: Nonce
+    addresses: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_addresses(self.addresses)
+
+
 class Prepare(Message, tag="prepare", frozen=True, kw_only=True):
     """Phase one: this is the roster. Prove that you reach rank 0 and your successor in the ring of
     ranks, then Ack or Nack."""
@@ -204,11 +229,12 @@ class Prepare(Message, tag="prepare", frozen=True, kw_only=True):
     claim: Nonce
     round: int
     proof: Nonce  #: what the listener at master_addr:master_port says
-    master_addr: str
+    master_addr: str  #: rank 0's, the same for all wherever one is reached by all
     master_port: int
     members: tuple[Member, ...]
     ring_ports: tuple[int, ...]  #: of each member's node, by rank
     store: bool = False  #: rank 0's own store listens there already, and says no nonce
+    warning: str = ""  #: for the people, should it come to a round
 
 
 class Ack(Message, tag="ack", frozen=True, kw_only=True):
@@ -444,6 +470,8 @@ type_of_peer_messages = (
     | Welcome
     | Refuse
     | Progress
+    | Reach
+    | Reached
     | Prepare
     | Ack
     | Nack

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mingled.core import actions
 from mingled.core.config import Member
-from mingled.core.context import Context
 from mingled.core.events import Address
+from mingled.core.home import Home
 from mingled.core.messages import Prepare
+from mingled.core.reach import scoped
 from mingled.core.roster import successors
-from mingled.core.words import JobId, Nonce
+from mingled.core.words import JobId, NodeId, Nonce
 
 Place = tuple[str, int]
 """An address and a port."""
@@ -20,33 +20,36 @@ Place = tuple[str, int]
 class Paths:
     """Of one attempt on one node. Each is asked for at once."""
 
-    def __init__(self, ctx: Context) -> None:
-        self._ctx = ctx
+    def __init__(self, job: JobId, home: Home, node: NodeId, interface: str) -> None:
+        """`interface`: of ours, by which the others are reached."""
+        self._job = job
+        self._home = home
+        self._node = node
+        self._interface = interface
         self._open: dict[Place, str] = {}  #: what is not proven yet, and why it is asked for
         self._master: Place | None = None
         self.master: Address | None = None  #: our own address on the path to rank 0
 
-    @classmethod
-    def of_prepare(cls, ctx: Context, job: JobId, prepare: Prepare) -> Paths:
+    def prepare(self, prepare: Prepare) -> None:
         """A follower's: rank 0's port as well."""
-        paths = cls(ctx)
-        paths._master = (prepare.master_addr, prepare.master_port)
+        self._master = (scoped(prepare.master_addr, self._interface), prepare.master_port)
         word = "" if prepare.store else prepare.proof
         host = prepare.members[0].host
-        paths._ask(job, prepare.proof, paths._master, word, f"rank 0's port on {host}")
-        paths.ring(job, prepare.proof, prepare.members, prepare.ring_ports)
-        return paths
+        self._ask(prepare.proof, self._master, word, f"rank 0's port on {host}")
+        self.ring(prepare.proof, prepare.members, prepare.ring_ports, prepare.master_addr)
 
     def ring(
-        self, job: JobId, proof: Nonce, members: Sequence[Member], ports: Sequence[int]
+        self, proof: Nonce, members: Sequence[Member], ports: Sequence[int], master_addr: str
     ) -> None:
-        for after in successors(members, self._ctx.node):
-            self._ask(job, proof, (after.address, ports[after.rank]), after.node, after.host)
+        """To the next nodes; rank 0's is reached by `master_addr`, which may be ours alone."""
+        for after in successors(members, self._node):
+            address = master_addr if after.node == members[0].node else after.address
+            place = (scoped(address, self._interface), ports[after.rank])
+            self._ask(proof, place, after.node, after.host)
 
-    def _ask(self, job: JobId, proof: Nonce, place: Place, word: str, what: str) -> None:
+    def _ask(self, proof: Nonce, place: Place, word: str, what: str) -> None:
         self._open[place] = what
-        address, port = place
-        self._ctx.do(actions.ProvePath(job=job, proof=proof, address=address, port=port, word=word))
+        self._home.prove(self._job, proof, place, word)
 
     @property
     def all_proven(self) -> bool:
@@ -66,7 +69,7 @@ class Paths:
         """The sentence that names both ends and what to look at."""
         place = (address, port)
         what = self._open.get(place, "somebody")
-        start = f"{self._ctx.here()} cannot reach {what}, TCP {address} port {port}: {reason}"
+        start = f"{self._home.here()} cannot reach {what}, TCP {address} port {port}: {reason}"
         if place == self._master:
             return f"{start}; a firewall there?"
         return (

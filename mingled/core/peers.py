@@ -59,3 +59,14 @@ def check_peers(peers: Iterable[str], who: str = "") -> None:
             parse_peer(peer)
         except BadInput as error:
             raise BadInput(f"{who}{error}") from None
+
+
+def check_subnets(subnets: Iterable[str], who: str = "") -> None:
+    """Each is a subnet in CIDR notation; `BadInput` otherwise."""
+    for text in subnets:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise BadInput(
+                f"{who}subnet {text[:64]!r} is none; give it as in --subnet 10.0.0.0/24"
+            ) from None

@@ -70,7 +70,7 @@ class Plain:
 
     def _release(self, now: float) -> None:
         assert self.port is not None
-        addresses = self._ctx.addresses or (LOOPBACK,)
+        addresses = self._claim.job.home.addresses or (LOOPBACK,)
         # With several interfaces nobody knows yet by which one the others will come.
         single = len({a.interface for a in addresses}) == 1
         local = addresses[0] if single else None

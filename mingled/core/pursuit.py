@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mingled.core import actions, messages
 from mingled.core.codec import check_version
 from mingled.core.events import Address, PathProven, PathRefuted
 from mingled.core.held import Held
 from mingled.core.messages import Advert, Entry
 from mingled.core.paths import Paths
+from mingled.core.reach import NAT_ADVICE, bare, behind_nat, scoped, scoped_advert, ways
 from mingled.core.roster import config_of, plain_config
+from mingled.core.survey import Surveyed
 from mingled.core.table import State, Trigger
 from mingled.core.words import Form, Nonce, ParticipantId, Standing
 from mingled.errors import MingleError
@@ -46,6 +50,8 @@ class Pursuit:
         self._joined_at = now
         self._told: tuple[Entry, ...] | None = None  #: what the last Join said
         self._rivals_told: set[Nonce] = set()
+        self._surveyed = Surveyed(self)
+        self._translated = False  #: our address is, on the way to the leader, and that was said
         self._send_join()
 
     @property
@@ -88,7 +94,7 @@ class Pursuit:
                 self._job.outcome_unknown(self.where(), now)
             elif self.retry_at is not None and now >= self.retry_at:
                 self.retry_at = None
-                self.link = self._ctx.open(
+                self.link = self._job.home.open(
                     self.advert.label, self.advert.addresses, self.advert.port
                 )
         elif self.leader is None and now >= self._joined_at + self._patience_s():
@@ -108,6 +114,17 @@ class Pursuit:
         return self._joined_at + self._patience_s() if self.leader is None else None
 
     # ------------------------------------------------------------ what we tell the leader
+
+    def tell(self, message: messages.Message) -> None:
+        self._ctx.send(self.link, message)
+
+    def prove(self, proof: Nonce, place: tuple[str, int], word: str) -> None:
+        self._job.home.prove(self._job.job, proof, place, word)
+
+    def moved(self) -> None:
+        """This node has other addresses now."""
+        if self._job.state is State.FOLLOWING:
+            self._send_join()
 
     def seat_ended(self, participant: ParticipantId, reason: str) -> None:
         """A waiting seat here is no more: a round with it must not be sealed."""
@@ -142,7 +159,9 @@ class Pursuit:
         """Another leader was heard; only leaders settle that."""
         if advert.claim != self.claim and advert.claim not in self._rivals_told:
             self._rivals_told.add(advert.claim)
-            self._ctx.send(self.link, messages.Rival(claim=self.claim, advert=advert))
+            unscoped = tuple(bare(a) for a in advert.addresses)
+            told = msgspec.structs.replace(advert, addresses=unscoped)
+            self._ctx.send(self.link, messages.Rival(claim=self.claim, advert=told))
 
     def _send_join(
         self, entries: tuple[Entry, ...] | None = None, *, prepared: Nonce | None = None
@@ -154,8 +173,9 @@ class Pursuit:
                 label=self.advert.label,
                 claim=self.claim,
                 job=self._job.job,
-                node=self._ctx.card(),
+                node=self._job.home.card(),
                 entries=self._told,
+                source=self.local.address,
                 prepared=prepared,
             ),
         )
@@ -171,6 +191,8 @@ class Pursuit:
                 self._refused(message, now)
             case messages.Ping():
                 self._ctx.send(self.link, messages.Pong(claim=self.claim, node=self._ctx.node))
+            case messages.Reach() if message.claim == self.claim and self.leader is not None:
+                self._surveyed.asked(message)
             case messages.Progress() if message.claim == self.claim:
                 self.progress = message
                 job.progressed(now)
@@ -189,7 +211,8 @@ class Pursuit:
             ):
                 self._ctx.book.remove(self.advert.label, self.claim)
                 where = ", ".join(message.advert.addresses[:1])
-                job.follow_instead(message.advert, f"{message.host} ({where}) leads now", now)
+                advert = scoped_advert(message.advert, self.local.interface)
+                job.follow_instead(advert, f"{message.host} ({where}) leads now", now)
             case messages.Dismiss() if job.state in (State.FOLLOWING, State.PROVING):
                 self._ctx.book.remove(self.advert.label, self.claim)
                 job.lose_leader(message.reason[: messages.TEXT_CHARS_MAX], now)
@@ -211,7 +234,7 @@ class Pursuit:
             self._job.fail_waiting(error.code, str(error), now)
             return
         self.leader = message.node
-        addresses = (self.remote, *(a for a in message.node.addresses if a != self.remote))
+        addresses = ways(self.remote, message.node.addresses, self.local.interface)
         self._job.watches.add(
             self.link,
             message.node.node,
@@ -221,6 +244,7 @@ class Pursuit:
             pings=False,
             now=now,
         )
+        self._warn_of_nat(message)
         self._job.note_text = ""  # what stood in the way of finding it
         self._job.found(now)
         self._ctx.book.held(self.advert.label, self.claim)
@@ -235,6 +259,17 @@ class Pursuit:
             if not heard.failures:
                 self.rival(heard.advert)
         self._job.progressed(now)
+
+    def _warn_of_nat(self, message: messages.Welcome) -> None:
+        if self._translated or not behind_nat(message.seen_address, self.local.address):
+            return
+        self._translated = True
+        sentence = (
+            f"this node is {self.local.address}, and {message.node.host} sees "
+            f"{message.seen_address}: {NAT_ADVICE}"
+        )
+        for seat in self._job.waiting():
+            self._job.warn(seat, sentence)
 
     def _refused(self, message: messages.Refuse, now: float) -> None:
         job = self._job
@@ -263,10 +298,11 @@ class Pursuit:
         job.to(Trigger.PREPARE)
         flaw = self._flaw(message)
         if flaw is not None:
-            self._nack(f"{self._ctx.here()}: {flaw}")
+            self._nack(f"{self._job.home.here()}: {flaw}")
             self._gather_on(now)
             return
-        self.paths = Paths.of_prepare(self._ctx, job.job, message)
+        self.paths = Paths(job.job, job.home, self._ctx.node, self.local.interface)
+        self.paths.prepare(message)
 
     def _flaw(self, message: messages.Prepare) -> str | None:
         """Why this roster cannot be ours; None if it can."""
@@ -284,12 +320,15 @@ class Pursuit:
             return "the roster gives a participant another rank than it asked for"
         if len(message.ring_ports) != len(members):
             return "the roster names no port for some of its nodes"
-        if members[0].address != message.master_addr:
+        known = {self.remote, members[0].address, *(self.leader.addresses if self.leader else ())}
+        if message.master_addr not in known:
             return f"MASTER_ADDR {message.master_addr} is not rank 0's {members[0].address}"
         return None
 
     def path_proven(self, event: PathProven) -> None:
         """Once all are: ACK."""
+        if event.proof == self.claim:
+            self._surveyed.ended(event.address, reached=True)
         if not self._proving(event.proof):
             return
         assert self.prepare is not None
@@ -300,6 +339,8 @@ class Pursuit:
             self._ctx.send(self.link, ack)
 
     def path_refuted(self, event: PathRefuted, now: float) -> None:
+        if event.proof == self.claim:
+            self._surveyed.ended(event.address, reached=False)
         if self._proving(event.proof):
             assert self.paths is not None
             reason = self.paths.refuted(event.address, event.port, event.reason)
@@ -363,11 +404,14 @@ class Pursuit:
                     form=seat.join.form,
                     round_=held.round,
                     claim=self.claim,
-                    master_addr=prepare.master_addr,
+                    master_addr=scoped(
+                        prepare.master_addr, proven.interface if proven else self.local.interface
+                    ),
                     master_port=prepare.master_port,
                     local=proven,
-                    leader_link=(self.remote, leader.port),
+                    leader_link=(scoped(self.remote, self.local.interface), leader.port),
                 )
+                job.warn(seat, prepare.warning)
                 job.release(seat, config, now)
         released = {m.participant for m in prepare.members}
         self._told = tuple(e for e in self._told or () if e.participant not in released)
@@ -382,7 +426,7 @@ class Pursuit:
                     job=self._job.job,
                     claim=self.claim,
                     rank=seat.join.rank,
-                    master_addr=self.remote,
+                    master_addr=scoped(self.remote, self.local.interface),
                     master_port=message.master_port,
                     local=self.local,
                     leader_host=self.leader.host,

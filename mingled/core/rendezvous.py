@@ -42,7 +42,8 @@ class Rendezvous:
 
     `seed`: 32 random bytes, from which all nonces and jitter come. `node`: drawn at the daemon's
     start. `link_port`: where the peer link listens; `ring_port`: an ephemeral one that says the
-    node id, by which others prove their path to this node. `addresses`: candidates, best first.
+    node id, by which others prove their path to this node. `addresses`: candidates, best first;
+    `own`: every address of this machine; `restricted`: a user has chosen among them.
     Times are seconds of one monotonic clock that the caller keeps.
     """
 
@@ -55,6 +56,8 @@ class Rendezvous:
         link_port: int,
         ring_port: int,
         addresses: tuple[Address, ...],
+        own: frozenset[str] = frozenset(),
+        restricted: bool = False,
         settings: Settings | None = None,
         cluster_key: bytes = b"",
     ) -> None:
@@ -66,12 +69,14 @@ class Rendezvous:
             link_port=link_port,
             ring_port=ring_port,
             addresses=addresses,
+            own=own,
+            restricted=restricted,
             cluster_key=cluster_key,
             key_id=key_id_of(cluster_key),
         )
         self.jobs: dict[JobId, Job] = {}
         self._unbound: dict[int, _Unbound] = {}
-        self._remotes: dict[int, str] = {}
+        self._ends: dict[int, tuple[Address, str]] = {}  #: of each link, ours and the other
         self._hails = Hails(self._ctx, lambda: self.jobs.values())
 
     @property
@@ -89,7 +94,7 @@ class Rendezvous:
         out, self._ctx.out = self._ctx.out, []
         for action in out:
             if isinstance(action, actions.CloseLink):  # no LinkClosed follows
-                self._remotes.pop(action.link, None)
+                self._ends.pop(action.link, None)
         return out
 
     def deadline(self) -> float | None:
@@ -245,12 +250,28 @@ class Rendezvous:
                 if gone and job is not None:
                     job.advert_gone(event.claim)
             case events.AddressesChanged():
-                if event.addresses != self._ctx.addresses:
-                    self._ctx.addresses = event.addresses
-                    for job in self.jobs.values():
-                        job.addresses_changed()
+                self._addresses_changed(event, now)
             case _:
                 assert_never(event)
+
+    def _addresses_changed(self, event: events.AddressesChanged, now: float) -> None:
+        """A cable was pulled, a lease renewed. Links that began at an address that is gone are dead
+        although nobody has said so."""
+        ctx, before = self._ctx, self._ctx.own
+        changed = event.addresses != ctx.addresses
+        ctx.addresses = event.addresses
+        ctx.own = event.own | {a.address for a in event.addresses}
+        for link, (local_, _) in list(self._ends.items()):
+            if local_.address in before and local_.address not in ctx.own:
+                job = self._owner(link)
+                if job is not None:
+                    reason = f"the address {local_.address} of this node is gone"
+                    job.links.give_up(link, reason, now)
+                elif self._unbound.pop(link, None) is not None:
+                    ctx.do(actions.CloseLink(link=link))
+        if changed:
+            for job in self.jobs.values():
+                job.addresses_changed(before - ctx.own, now)
 
     def _by_label(self, label: Label) -> Job | None:
         return next((j for j in self.jobs.values() if j.label == label), None)
@@ -262,7 +283,7 @@ class Rendezvous:
     ) -> None:
         match event:
             case events.LinkOpened():
-                self._remotes[event.link] = event.remote_address
+                self._ends[event.link] = (event.local, event.remote_address)
                 job = self._owner(event.link)
                 if job is not None:
                     job.links.opened(event.link, event.local, event.remote_address, now)
@@ -275,7 +296,7 @@ class Rendezvous:
                     oldest = next(iter(self._unbound))
                     del self._unbound[oldest]
                     self._ctx.do(actions.CloseLink(link=oldest))
-                self._remotes[event.link] = event.remote_address
+                self._ends[event.link] = (event.local, event.remote_address)
                 self._unbound[event.link] = _Unbound(
                     local=event.local,
                     remote=event.remote_address,
@@ -289,7 +310,7 @@ class Rendezvous:
 
     def _link_lost(self, event: events.LinkFailed | events.LinkClosed, now: float) -> None:
         self._unbound.pop(event.link, None)
-        self._remotes.pop(event.link, None)
+        self._ends.pop(event.link, None)
         self._hails.closed(event.link)
         job = self._owner(event.link)
         if job is not None:
@@ -300,8 +321,7 @@ class Rendezvous:
         if unbound is None:
             job = self._owner(event.link)
             if job is not None:
-                remote = self._remotes.get(event.link, "?")
-                job.links.received(event.link, remote, event.message, now)
+                job.links.received(event.link, *self._ends[event.link], event.message, now)
             return
         message = event.message
         if isinstance(message, messages.Ping):
@@ -312,7 +332,9 @@ class Rendezvous:
             return
         elif isinstance(message, messages.Attach):
             job = self._by_label(message.label)
-            if job is None or not job.attachments.attach(event.link, message, unbound.remote, now):
+            if job is None or not job.attachments.attach(
+                event.link, message, unbound.local, unbound.remote, now
+            ):
                 self._ctx.send(event.link, stale(message.claim, self._ctx.host))
                 self._unbound[event.link] = unbound  # it may ask for another round
             return
@@ -337,7 +359,7 @@ class Rendezvous:
         elif isinstance(message, messages.Join):
             job.claim.joined(link, unbound.local, unbound.remote, message, now)
         else:
-            job.claim.contests.asked(link, message, unbound.remote, now)
+            job.claim.contests.asked(link, message, unbound.local, unbound.remote, now)
             self._ctx.do(actions.CloseLink(link=link))
 
     # ------------------------------------------------------------ the proof

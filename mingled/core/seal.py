@@ -12,13 +12,15 @@ import msgspec
 
 from mingled.core import actions, local, messages
 from mingled.core.config import Member
-from mingled.core.events import Address, PathProven, PathRefuted
+from mingled.core.events import PathProven, PathRefuted
 from mingled.core.held import Held
 from mingled.core.lastcall import LastCall
 from mingled.core.paths import Paths
 from mingled.core.plain import LOOPBACK
+from mingled.core.reach import scoped
 from mingled.core.roster import Present, choose, config_of, members_of
 from mingled.core.seat import Seat
+from mingled.core.survey import Choice
 from mingled.core.table import State, Trigger
 from mingled.core.words import NodeId, Nonce, ParticipantId
 
@@ -37,7 +39,7 @@ class _Attempt(msgspec.Struct, kw_only=True):
     proof: Nonce
     leader: ParticipantId
     chosen: tuple[Present, ...]
-    master: Address
+    choice: Choice  #: of rank 0's address
     store: bool  #: rank 0's client opens the port itself
     port: int = 0
     members: tuple[Member, ...] = ()
@@ -66,6 +68,7 @@ class Seal:
 
     def consider(self, seat: Seat, now: float) -> None:
         """Somebody came, or time went on: seal if everybody is here. `seat`: who gets rank 0."""
+        self._claim.survey.ask(now)
         if now >= self._reseal_at:
             self._reseal_at = 0.0
         chosen = choose(
@@ -77,44 +80,48 @@ class Seal:
         elif not self._reseal_at and not self.last_call.waits(len(chosen), seat, now):
             self._start(seat, chosen, now)
 
+    def _sessions(self, chosen: tuple[Present, ...]) -> list[Session]:
+        """Of every other node of the round."""
+        nodes = {p.node for p in chosen if p.node != self._ctx.node}
+        return [s for s in self._claim.sessions.values() if s.card.node in nodes]
+
     def _note_gap(self, seat: Seat, now: float) -> None:
         """Enough are here, and yet a rank that was asked for would leave a gap."""
         present = self._claim.present()
         high = max((p for p in present if p.entry.rank is not None), default=None, key=_rank)
         count = min(len(present), seat.join.size_max)
         if high is not None and seat.join.size_min <= count <= _rank(high):
-            who = f"{high.host} ({high.address or self._ctx.first_address()})"
+            who = f"{high.host} ({high.address or self._claim.job.home.first_address()})"
             text = f"rank {_rank(high)}, asked for by {who}, needs {_rank(high) + 1} to be here"
             self._claim.job.note(text, now)
 
     def _start(self, seat: Seat, chosen: tuple[Present, ...], now: float) -> None:
-        nodes = {p.node for p in chosen if p.node != self._ctx.node}
-        links = {s.card.node: s.link for s in self._claim.sessions.values() if s.card.node in nodes}
+        sessions, survey = self._sessions(chosen), self._claim.survey
+        if survey.waits(sessions, now):
+            return
+        if sessions:
+            choice = survey.choose(sessions, self._address_failures)
+        else:
+            choice = Choice(master=LOOPBACK)
+        home, links = self._claim.job.home, {s.card.node: s.link for s in sessions}
         attempt = self.attempt = _Attempt(
             round=self.round + 1,
             proof=self._ctx.stream.nonce(),
             leader=seat.participant,
             chosen=chosen,
-            master=self._master([self._claim.sessions[link] for link in links.values()]),
+            choice=choice,
             store=seat.join.store,
             links=links,
             unacked=set(links),
-            paths=Paths(self._ctx),
+            paths=Paths(self._claim.job.job, home, self._ctx.node, choice.master.interface),
             until=now + self._ctx.settings.prepare_timeout_s,
         )
         self._claim.job.to(Trigger.PREPARE)
         if attempt.store:
-            ask = local.OpenStore(proof=attempt.proof, address=attempt.master.address)
+            ask = local.OpenStore(proof=attempt.proof, address=choice.master.address)
             self._ctx.do(actions.Tell(participant=seat.participant, message=ask))
         else:
             self._claim.job.open_proof(attempt.proof)
-
-    def _master(self, sessions: list[Session]) -> Address:
-        """The address of ours that most followers have reached; after a NACK another one."""
-        reached = Counter(s.local for s in sessions)
-        if not reached:
-            return LOOPBACK
-        return min(reached, key=lambda a: (self._address_failures[a.address], -reached[a]))
 
     # ------------------------------------------------------------ phase one
 
@@ -134,8 +141,9 @@ class Seal:
             self._ctx.do(actions.CloseProof(proof=proof, keep=False))
             return
         attempt.port = port
+        choice = attempt.choice
         chosen = [
-            msgspec.structs.replace(p, address=attempt.master.address)
+            msgspec.structs.replace(p, address=choice.master.address)
             if p.node == self._ctx.node
             else p
             for p in attempt.chosen
@@ -146,27 +154,28 @@ class Seal:
             cards[NodeId(m.node)].ring_port if m.node in attempt.links else self._ctx.ring_port
             for m in attempt.members
         )
-        for link in attempt.links.values():
+        for node, link in attempt.links.items():
             self._ctx.send(
                 link,
                 messages.Prepare(
                     claim=self._claim.nonce,
                     round=attempt.round,
                     proof=proof,
-                    master_addr=attempt.master.address,
+                    master_addr=choice.of(node).address,
                     master_port=port,
                     members=attempt.members,
                     ring_ports=ring_ports,
                     store=attempt.store,
+                    warning=choice.warning,
                 ),
             )
-        attempt.paths.ring(self._claim.job.job, proof, attempt.members, ring_ports)
+        attempt.paths.ring(proof, attempt.members, ring_ports, choice.master.address)
         self._commit_if_agreed(now)
 
     def port_failed(self, proof: Nonce, reason: str, now: float) -> None:
         """No port: nothing is sealed, and everybody is told why."""
         if self.attempt is not None and self.attempt.proof == proof:
-            self._abort(f"{self._ctx.here()}: {reason}", now, backoff=True)
+            self._abort(f"{self._claim.job.home.here()}: {reason}", now, backoff=True)
 
     def acked(self, session: Session, proof: Nonce, now: float) -> None:
         attempt = self.attempt
@@ -185,7 +194,12 @@ class Seal:
         attempt = self.attempt
         if attempt is not None and attempt.proof == event.proof:
             reason = attempt.paths.refuted(event.address, event.port, event.reason)
-            self._abort(reason, now, backoff=True)
+            self._abort(reason + self._nat(attempt), now, backoff=True)
+
+    def _nat(self, attempt: _Attempt) -> str:
+        """Of those whose address somebody rewrites: the likely cause."""
+        sessions = (self._claim.sessions.get(link) for link in attempt.links.values())
+        return "".join(f". {s.nat}" for s in sessions if s is not None and s.nat)
 
     def _commit_if_agreed(self, now: float) -> None:
         attempt = self.attempt
@@ -199,8 +213,10 @@ class Seal:
             return
         if session.card.node in attempt.links:
             if message.master:
-                self._address_failures[attempt.master.address] += 1
-            self._abort(message.reason[: messages.TEXT_CHARS_MAX], now, backoff=True)
+                address = attempt.choice.of(session.card.node).address
+                self._address_failures[address] += 1
+            reason = message.reason[: messages.TEXT_CHARS_MAX] + self._nat(attempt)
+            self._abort(reason, now, backoff=True)
 
     def session_lost(self, session: Session, reason: str, now: float) -> None:
         """A round with a node that may be dead would hang in its first collective, and before
@@ -223,7 +239,7 @@ class Seal:
         """A seat of our own ended while an attempt is under way."""
         attempt = self.attempt
         if attempt is not None and any(p.entry.participant == participant for p in attempt.chosen):
-            self._abort(f"a participant on {self._ctx.here()} has just ended", now)
+            self._abort(f"a participant on {self._claim.job.home.here()} has just ended", now)
 
     def asked_for_outcome(self, session: Session, proof: Nonce, now: float) -> None:
         """A follower acknowledged, lost its link, and is back. The loss ended the attempt, if it
@@ -292,7 +308,7 @@ class Seal:
             claim.nonce,
             attempt.round,
             attempt.members,
-            master=(attempt.master.address, attempt.port),
+            master=(attempt.choice.master.address, attempt.port),
             leads=True,
             links={n: link for n, link in attempt.links.items() if link in claim.sessions},
             proof=None if attempt.store else attempt.proof,
@@ -314,6 +330,8 @@ class Seal:
         seat = job.seats.get(ParticipantId(member.participant))
         if seat is None or member.node != self._ctx.node:
             return
+        master = attempt.choice.master
+        job.warn(seat, attempt.choice.warning)
         config = config_of(
             member,
             attempt.members,
@@ -321,9 +339,9 @@ class Seal:
             form=seat.join.form,
             round_=attempt.round,
             claim=self._claim.nonce,
-            master_addr=attempt.master.address,
+            master_addr=scoped(master.address, master.interface),
             master_port=attempt.port,
-            local=attempt.master,
+            local=master,
             leader_link=None,
         )
         job.release(seat, config, now)
@@ -345,14 +363,14 @@ class Seal:
         timeout_s = self._ctx.settings.prepare_timeout_s
         if not attempt.port:
             what = "its client opened no store" if attempt.store else "no port could be opened"
-            return f"{self._ctx.here()}: {what} within {timeout_s:g} s"
+            return f"{self._claim.job.home.here()}: {what} within {timeout_s:g} s"
         if hosts:
             return f"no answer to PREPARE within {timeout_s:g} s from {', '.join(hosts)}"
-        return f"{self._ctx.here()}: its own path was not proven within {timeout_s:g} s"
+        return f"{self._claim.job.home.here()}: its own path was not proven within {timeout_s:g} s"
 
     def deadline(self) -> float | None:
         if self.attempt is not None:
             return self.attempt.until
         if self._claim.job.state is not State.LEADING or self._claim.leader_seat() is None:
             return None
-        return self._reseal_at or self.last_call.deadline()
+        return self._reseal_at or self._claim.survey.deadline() or self.last_call.deadline()

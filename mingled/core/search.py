@@ -78,7 +78,7 @@ class Search:
     def _try(self, advert: Advert, now: float) -> None:
         if self._first_try_at is None:
             self._first_try_at = now
-        self.tries[self._ctx.open(advert.label, advert.addresses, advert.port)] = advert
+        self.tries[self._job.home.open(advert.label, advert.addresses, advert.port)] = advert
         self._next_try_at = now + self._ctx.settings.try_stagger_s
 
     def others(self, advert: Advert) -> bool:

@@ -43,6 +43,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     contest_every_s: float = 1.0
     """How often a leader asks a rival that it can reach, and that has not yielded, again."""
 
+    reach_s: float = 6.0
+    """For a follower to find out which of the leader's addresses it reaches."""
+
     prepare_timeout_s: float = 6.0
     """From Prepare to the last Ack. One proof connection may take 3 s (two lost SYNs)."""
 

@@ -68,7 +68,7 @@ class Views:
             Seen(
                 host=job.ctx.host,
                 rank=s.join.rank,
-                address=job.ctx.first_address(),
+                address=job.home.first_address(),
                 port=job.ctx.link_port,
             )
             for s in waiting
@@ -94,7 +94,7 @@ class Views:
             return
         sentence = (
             f"job {job.job}: nobody else was heard for {job.ctx.settings.hint_after_s:g} s. This "
-            f"node listens on {job.ctx.listening_on()}. Do the others use the same --job, and are "
+            f"node listens on {job.home.listening_on()}. Do the others use the same --job, and are "
             "they on the same switch or network? Next: mingle status, here and there"
         )
         notice = local.Notice(kind="hint", sentence=sentence)
@@ -118,7 +118,7 @@ class Views:
         note = f" (last: {progress.note})" if progress.note else ""
         if progress.leader is None:
             return (
-                f"{start}no rank 0 was heard on {job.ctx.listening_on()}; start mingle-wait with "
+                f"{start}no rank 0 was heard on {job.home.listening_on()}; start mingle-wait with "
                 f"the same --job on the other machines{note}"
             )
         if seat.join.form is Form.PLAIN:
@@ -152,8 +152,8 @@ class Views:
         """For `mingle status`."""
         job, progress = self._job, self.progress(now)
         address = None
-        if job.claim is not None and job.ctx.addresses:
-            address = job.ctx.addresses[0].address
+        if job.claim is not None:
+            address = job.home.first_address() or None
         elif job.pursuit is not None:
             address = job.pursuit.remote or None
         return local.Job(

@@ -344,7 +344,7 @@ class Watches:
             self._end_probe(watch)
             self._failed(watch, now)
         elif now >= self._due_of(watch):
-            watch.probe = self._ctx.open(self._job.label, watch.addresses, watch.port)
+            watch.probe = self._job.home.open(self._job.label, watch.addresses, watch.port)
             watch.probe_until = now + settings.probe_s
             watch.opened = False
             self._probes[watch.probe] = watch

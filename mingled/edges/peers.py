@@ -19,8 +19,7 @@ from mingled.core.events import Address
 from mingled.core.messages import FRAME_SIZE_BYTES_MAX, Message, peer_decoder
 from mingled.core.words import Label
 from mingled.errors import BadInput, DaemonError
-from mingled.net.dialing import persist, try_anew
-from mingled.net.interfaces import interface_of
+from mingled.net.dialing import connect, local_end, persist, try_anew
 
 STAGGER_S = 0.25
 """RFC 8305, Connection Attempt Delay: the next address is tried this long after the one before."""
@@ -64,11 +63,17 @@ def _answered(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in _HOST_ANSWERED
 
 
-async def dial(address: str, port: int, label: Label) -> Stream:
-    """One connection to one address, no longer than CONNECT_S. Raises `OSError`."""
+async def dial(address: str, port: int, label: Label, sources: Sequence[Address] = ()) -> Stream:
+    """One connection to one address, from one of `sources` if any are given, no longer than
+    CONNECT_S. Raises `OSError`."""
     del label  # names the job to the encryption layer
+
+    async def attempt() -> Stream:
+        sock = await connect(address, port, sources)
+        return await asyncio.open_connection(sock=sock, limit=FRAME_SIZE_BYTES_MAX)
+
     stream = await try_anew(
-        lambda: asyncio.open_connection(address, port, limit=FRAME_SIZE_BYTES_MAX),
+        attempt,
         lambda late: late[1].close(),
         every_s=ANEW_S,
         within_s=CONNECT_S,
@@ -158,8 +163,15 @@ class Peers:
 
     # ------------------------------------------------------------ actions
 
-    def open_link(self, link: int, label: Label, addresses: Sequence[str], port: int) -> None:
-        task = asyncio.create_task(self._open(link, label, addresses, port))
+    def open_link(
+        self,
+        link: int,
+        label: Label,
+        addresses: Sequence[str],
+        port: int,
+        sources: Sequence[Address] = (),
+    ) -> None:
+        task = asyncio.create_task(self._open(link, label, addresses, port, sources))
         self._tasks[link] = task
 
     def send(self, link: int, message: Message) -> None:
@@ -186,9 +198,16 @@ class Peers:
 
     # ------------------------------------------------------------ connections
 
-    async def _open(self, link: int, label: Label, addresses: Sequence[str], port: int) -> None:
+    async def _open(
+        self,
+        link: int,
+        label: Label,
+        addresses: Sequence[str],
+        port: int,
+        sources: Sequence[Address],
+    ) -> None:
         try:
-            reader, writer = await race(addresses, port, label)
+            reader, writer = await race(addresses, port, label, sources)
             local, remote = _ends(writer)
         except Exception as error:  # whatever it is, the core must not wait for ever
             self._tasks.pop(link, None)
@@ -252,11 +271,12 @@ def _ends(writer: asyncio.StreamWriter) -> tuple[Address, str]:
     if not sockname or not peername:  # reset before asyncio could ask
         writer.close()
         raise Unreached(errno.ENOTCONN, "connected, and reset at once", answered=True)
-    local, remote = _plain(sockname[0]), _plain(peername[0])
-    return Address(address=local, interface=interface_of(local)), remote
+    return local_end(sockname[0]), _plain(peername[0])
 
 
-async def race(addresses: Sequence[str], port: int, label: Label) -> Stream:
+async def race(
+    addresses: Sequence[str], port: int, label: Label, sources: Sequence[Address] = ()
+) -> Stream:
     """RFC 8305 over one leader's addresses, best first. Raises `Unreached`."""
     if not addresses:
         raise Unreached(errno.EADDRNOTAVAIL, "the advert names no address", answered=False)
@@ -265,7 +285,7 @@ async def race(addresses: Sequence[str], port: int, label: Label) -> Stream:
     taken: asyncio.Task[Stream] | None = None
     try:
         for address in addresses:
-            attempts.append(asyncio.create_task(dial(address, port, label)))
+            attempts.append(asyncio.create_task(dial(address, port, label, sources)))
             winner = await _first(attempts, STAGGER_S)
             if winner is not None:
                 break

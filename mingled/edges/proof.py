@@ -13,15 +13,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mingled.core import events
 from mingled.core.events import Address
 from mingled.core.words import JobId, NodeId, Nonce
 from mingled.errors import DaemonError
-from mingled.net.dialing import try_anew
-from mingled.net.interfaces import interface_of
+from mingled.net.dialing import connect, local_end, try_anew
 
 PROVE_S = 5.0
 """For the proof: less than the leader waits for the answer to its PREPARE."""
@@ -216,17 +215,33 @@ class Proofs:
 
     # ------------------------------------------------------------ whoever is to reach it
 
-    def prove_path(self, job: JobId, proof: Nonce, address: str, port: int, word: str) -> None:
+    def prove_path(
+        self,
+        job: JobId,
+        proof: Nonce,
+        address: str,
+        port: int,
+        word: str,
+        sources: Sequence[Address] = (),
+    ) -> None:
         """Connect and read `word`; with an empty one the connection is proof enough. Ends in one
         PathProven or PathRefuted, unless all is closed before."""
-        task = asyncio.create_task(self._prove(job, proof, address, port, word))
+        task = asyncio.create_task(self._prove(job, proof, address, port, word, sources))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _prove(self, job: JobId, proof: Nonce, address: str, port: int, word: str) -> None:
+    async def _prove(
+        self,
+        job: JobId,
+        proof: Nonce,
+        address: str,
+        port: int,
+        word: str,
+        sources: Sequence[Address],
+    ) -> None:
         try:
             local = await try_anew(
-                lambda: _read(address, port, word),
+                lambda: _read(address, port, word, sources),
                 lambda _: None,
                 every_s=ANEW_S,
                 within_s=PROVE_S,
@@ -249,22 +264,21 @@ class Proofs:
         )
 
 
-async def _read(address: str, port: int, word: str) -> Address:
+async def _read(address: str, port: int, word: str, sources: Sequence[Address]) -> Address:
     """Our own end of a way on which `word` was read."""
-    local = await (_hear(address, port, word) if word else _touch(address, port))
-    local = local.partition("%")[0]
-    return Address(address=local, interface=interface_of(local))
+    return local_end(await (_hear if word else _touch)(address, port, word, sources))
 
 
-async def _hear(address: str, port: int, word: str) -> str:
-    reader, writer = await asyncio.open_connection(address, port)
+async def _hear(address: str, port: int, word: str, sources: Sequence[Address]) -> str:
+    sock = await connect(address, port, sources)
+    reader, writer = await asyncio.open_connection(sock=sock)
     try:
-        local = str(writer.get_extra_info("sockname")[0])
+        local = str(sock.getsockname()[0])
         said = await reader.readline()
     except ValueError:  # a line that does not end
         raise _Stranger from None
     finally:
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
@@ -273,14 +287,13 @@ async def _hear(address: str, port: int, word: str) -> str:
     return local
 
 
-async def _touch(address: str, port: int) -> str:
+async def _touch(address: str, port: int, word: str, sources: Sequence[Address]) -> str:
     """A store listens there, which must not be troubled: torch's looks up the name of whoever
     connects, one after the other, and warns of those who are gone. Without TCP_QUICKACK Linux
     keeps the handshake's last ACK back for a moment, so that our RST comes first and the
     connection never gets as far as the store's accept."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+    del word  # it says none
+    sock = await connect(address, port, sources, quick_ack=False)
+    with sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        await asyncio.get_running_loop().sock_connect(sock, (address, port))
         return str(sock.getsockname()[0])

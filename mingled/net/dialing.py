@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
+
+from mingled.core.events import Address
+from mingled.core.reach import is_link_local_v6, parsed, subnet_of
+from mingled.net.interfaces import interface_of
 
 TCP_THIN_LINEAR_TIMEOUTS = 16
 """Linux: a stream with few packets in flight is repeated at even intervals (from 0.2 s) for six
@@ -20,6 +25,67 @@ RTO_MAX_MS = 1_000
 """The least that the kernel takes."""
 
 T = TypeVar("T")
+
+
+async def connect(
+    address: str, port: int, sources: Sequence[Address] = (), *, quick_ack: bool = True
+) -> socket.socket:
+    """A TCP connection to an address (a link-local one with its scope), from one of `sources` and
+    over its interface where any are given. Raises `OSError`, also where none is of the address's
+    family."""
+    host, _, scope = address.partition("%")
+    six = ":" in host
+    sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if not quick_ack:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        if sources:
+            source = source_for(address, sources)
+            with contextlib.suppress(OSError):  # old kernels leave that to root: the address is set
+                sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_BINDTODEVICE, source.interface.encode()
+                )
+            sock.bind(_place(source.address, 0, source.interface))
+        place = _place(host, port, scope)
+        await asyncio.get_running_loop().sock_connect(sock, place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _place(host: str, port: int, scope: str) -> tuple[str, int] | tuple[str, int, int, int]:
+    if ":" not in host:
+        return host, port
+    link_local = is_link_local_v6(host)
+    index = int(scope) if scope.isdigit() else socket.if_nametoindex(scope) if scope else 0
+    return host, port, 0, index if link_local else 0
+
+
+def source_for(address: str, sources: Sequence[Address]) -> Address:
+    """The one to connect to `address` from: in its subnet, else the first of its family. Raises
+    `OSError` (EADDRNOTAVAIL) where none is."""
+    ip = parsed(address)
+    _, _, scope = address.partition("%")
+    fits = [s for s in sources if (":" in s.address) == (":" in address)]
+    if is_link_local_v6(address):
+        fits = [s for s in fits if is_link_local_v6(s.address) and scope in ("", s.interface)]
+    elif not all(is_link_local_v6(s.address) for s in fits):
+        fits = [s for s in fits if not is_link_local_v6(s.address)]
+    for source in fits:
+        net = subnet_of(source)
+        if ip is not None and net is not None and ip in net:
+            return source
+    if not fits:
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return fits[0]
+
+
+def local_end(sockname: str) -> Address:
+    """Our end of a connection: the address bare, and the interface that has it."""
+    plain, _, scope = sockname.removeprefix("::ffff:").partition("%")
+    return Address(address=plain, interface=scope or interface_of(plain))
 
 
 def persist(sock: socket.socket) -> None:

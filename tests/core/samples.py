@@ -71,7 +71,15 @@ CONFIG = config.Config(
 )
 
 PEER: tuple[messages.Message, ...] = (
-    messages.Join(label=LABEL, claim=CLAIM, job=JOB, node=CARD, entries=(ENTRY,), prepared=PROOF),
+    messages.Join(
+        label=LABEL,
+        claim=CLAIM,
+        job=JOB,
+        node=CARD,
+        entries=(ENTRY,),
+        source="172.17.0.2",
+        prepared=PROOF,
+    ),
     messages.Welcome(claim=CLAIM, node=CARD, seen_address="10.0.0.2", standing=Standing.INCUMBENT),
     messages.Refuse(claim=CLAIM, code="refused", sentence="job bert: no", participants=(WHO,)),
     messages.Progress(
@@ -93,11 +101,14 @@ PEER: tuple[messages.Message, ...] = (
         members=(MEMBER,),
         ring_ports=(41873,),
         store=True,
+        warning="no address is reached by everybody",
     ),
     messages.Ack(claim=CLAIM, round=1, proof=PROOF),
     messages.Nack(
         claim=CLAIM, round=1, proof=PROOF, reason="TCP 29512 on gpu1: no answer", master=True
     ),
+    messages.Reach(claim=CLAIM, addresses=("10.0.0.1", "10.1.0.1")),
+    messages.Reached(claim=CLAIM, addresses=("10.1.0.1",)),
     messages.Commit(claim=CLAIM, round=1, proof=PROOF),
     messages.Abort(claim=CLAIM, round=1, proof=PROOF, reason="gpu2: no answer"),
     messages.Admit(claim=CLAIM, master_port=29512),
@@ -173,6 +184,8 @@ REQUESTS: tuple[local.Local, ...] = (
         lost="CMD ended with exit 1",
         store=True,
         peers=("gpu7", "[fd00::7]:29491"),
+        interfaces=("eth0",),
+        subnets=("10.0.0.0/24",),
     ),
     local.Reattach(
         join=local.Join(job=JOB, form=Form.LAUNCHER, size_min=1, size_max=1),

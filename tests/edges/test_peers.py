@@ -102,7 +102,7 @@ async def test_a_race_called_off_closes_what_it_had_won(monkeypatch: pytest.Monk
     ours, theirs = socket.socketpair()
     stream = await asyncio.open_connection(sock=ours)
 
-    async def dial(address: str, port: int, label: Label) -> peers.Stream:
+    async def dial(address: str, *_: object) -> peers.Stream:
         if address == "better":
             await asyncio.Event().wait()
         return stream
@@ -137,7 +137,7 @@ async def test_a_better_address_that_answers_a_little_later_wins(
             stack.enter_context(theirs)
             streams[address] = await asyncio.open_connection(sock=ours)
 
-        async def dial(address: str, port: int, label: Label) -> peers.Stream:
+        async def dial(address: str, *_: object) -> peers.Stream:
             if address == "better":
                 await answered.wait()
             answered.set()

@@ -73,7 +73,9 @@ class Checks:
         for member in members:
             after = members[(member.rank + 1) % len(members)]
             if member.node == node and after.node != node:
-                places.add((after.address, prepare.ring_ports[after.rank]))
+                home = after.node == members[0].node
+                address = prepare.master_addr if home else after.address
+                places.add((address, prepare.ring_ports[after.rank]))
         return places
 
     def _has_proven(self, daemon: Daemon, wanted: set[tuple[str, int]], proof: str) -> None:
@@ -146,7 +148,7 @@ class Checks:
             ensure(not daemon.listening, f"{where} listens on {daemon.listening}")
             ensure(not daemon.reserved, f"{where} keeps ports {daemon.reserved}")
             ensure(not core._ctx.ports, f"{where} avoids ports {core._ctx.ports}")
-            ensure(not core._remotes, f"{where} remembers links {core._remotes}")
+            ensure(not core._ends, f"{where} remembers links {core._ends}")
             ensure(not daemon.adverts, f"{where} advertises {list(daemon.adverts)}")
             ensure(core.deadline() is None, f"{where} waits for {core.deadline()}")
 
