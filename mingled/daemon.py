@@ -16,27 +16,26 @@ import msgspec
 
 from mingled import __version__
 from mingled.core import actions, events, local
-from mingled.core.events import Address
+from mingled.core.datagrams import BROADCAST_PORT, Identity
+from mingled.core.messages import ADDRESSES_MAX, NodeCard
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.secrets import key_id_of
 from mingled.core.settings import Settings
 from mingled.core.words import NodeId
 from mingled.edges import control, peers
 from mingled.edges.leases import Leases
-from mingled.edges.mdns import Mdns
 from mingled.edges.proof import Proofs
+from mingled.edges.visits import Visits
 from mingled.errors import DaemonError
+from mingled.ladder import Ladder
 from mingled.namespaces import network_namespace
-from mingled.net.interfaces import all_addresses, candidates
+from mingled.surroundings import Surroundings
 
 LINK_PORT = 29_490
 """Fixed, so that a firewall can be opened for it; beside torch's 29500 and out of its way."""
 
 LINGER_S = 2.0
 """A private daemon outlives its last lease by this, for a job that is started anew at once."""
-
-READDRESS_EVERY_S = 30.0
-"""How often the machine's addresses are looked at again; a look costs about a millisecond."""
 
 log = logging.getLogger("mingled")
 
@@ -49,6 +48,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     private: bool = False  #: one user's, for one job; ends with its last lease
     link_port: int = LINK_PORT
     interfaces: tuple[str, ...] = ()  #: names or addresses allowed; empty: all
+    subnets: tuple[str, ...] = ()  #: ... in CIDR notation
+    peers: tuple[str, ...] = ()  #: hosts to ask, for every job
+    rungs: tuple[str, ...] = ("mdns", "broadcast", "peers")
+    broadcast_port: int = BROADCAST_PORT
     settings: Settings = Settings()
 
 
@@ -81,7 +84,10 @@ class Daemon:
         options = self._options
         listener = control.Listener(options.socket, options.socket_mode)
         try:
-            addresses = self._candidates()
+            here = self._surroundings = Surroundings(
+                options.interfaces, options.subnets, self._moved
+            )
+            here.check(self._host)
             link_sock = peers.bind(options.link_port)
             self._link_port = link_sock.getsockname()[1]
             if self._link_port != options.link_port:
@@ -99,58 +105,55 @@ class Daemon:
                 host=self._host,
                 link_port=self._link_port,
                 ring_port=ring_port,
-                addresses=addresses,
+                addresses=here.addresses,
+                own=here.own,
+                restricted=here.restricted,
                 settings=options.settings,
             )
-            self._addresses = addresses
             self._leases = Leases(self.emit)
             self._control = control.Control(self.emit, self._leases.watch, network_namespace())
             self._peers = peers.Peers(self.emit)
-            self._mdns = Mdns(self.emit, self._node)
+            self._ladder = Ladder(
+                self.emit,
+                Identity(node=self._node, host=self._host, port=self._link_port),
+                rungs=options.rungs,
+                peers=options.peers,
+                port=options.broadcast_port,
+            )
+            self._visits = Visits(
+                self.emit,
+                self._peers.send,
+                card=lambda: self._card(ring_port),
+                remote=self._peers.remote,
+                discovery=lambda: self._ladder.states,
+                up_s=lambda: clock() - self._started_at,
+            )
             await self._peers.start(link_sock)
-            await self._mdns.start(addresses)
+            await self._ladder.start(here.addresses)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self._loop.add_signal_handler(number, self._signalled, number)
             await self._control.start(listener.sock)
             log.info("mingled %s on %s, link port %d", __version__, options.socket, self._link_port)
             ready()
-            await self._until_stopped()
+            self._arm_linger()
+            await here.start()
+            await self._stop.wait()
             await self._close()
             if options.private:  # it ended in peace: nobody will look for its log
                 options.socket.with_suffix(".log").unlink(missing_ok=True)
         finally:
             listener.close()
 
-    def _candidates(self) -> tuple[Address, ...]:
-        addresses = candidates(self._options.interfaces)
-        if not addresses and self._options.interfaces:
-            there = ", ".join(f"{a.interface} {a.address}" for a in all_addresses())
-            raise DaemonError(
-                f"{self._host} has no interface or address {', '.join(self._options.interfaces)}; "
-                f"it has {there or 'none'}: correct --interface (MINGLED_INTERFACE)"
-            )
-        return addresses
-
     def _signalled(self, number: signal.Signals) -> None:
         if number is not signal.SIGHUP:  # a terminal that closes is no reason to end
             self._stop_reason = number.name
             self._stop.set()
 
-    async def _until_stopped(self) -> None:
-        self._arm_linger()
-        while not self._stop.is_set():
-            try:
-                async with asyncio.timeout(READDRESS_EVERY_S):
-                    await self._stop.wait()
-            except TimeoutError:
-                await self._look_around()
-
-    async def _look_around(self) -> None:
-        addresses = candidates(self._options.interfaces)
-        if addresses != self._addresses:
-            self._addresses = addresses
-            await self._mdns.readdress(addresses)
-            self.emit(events.AddressesChanged(addresses=addresses))
+    async def _moved(self) -> None:
+        """The machine's addresses are others now, or its interfaces are."""
+        here = self._surroundings
+        await self._ladder.readdress(here.addresses)
+        self.emit(events.AddressesChanged(addresses=here.addresses, own=here.own))
 
     def _arm_linger(self) -> None:
         """A private daemon ends a moment after its last lease."""
@@ -173,10 +176,12 @@ class Daemon:
                 handle.cancel()
         self._queue.clear()
         self._draining = True  # what still comes in changes nothing any more
+        await self._surroundings.close()
         await self._control.close()
+        await self._visits.close()
         await self._peers.close()
         await self._proofs.close()
-        await self._mdns.close()
+        await self._ladder.close()
         self._leases.close()
 
     # ------------------------------------------------------------ the loop
@@ -243,14 +248,8 @@ class Daemon:
 
     def _perform_network(self, action: actions.Action) -> None:
         match action:
-            case actions.Advertise():
-                self._mdns.advertise(action.advert)
-            case actions.Withdraw():
-                self._mdns.withdraw(action.claim)
-            case actions.Ask():
-                self._mdns.ask(unicast=action.unicast)
-            case actions.Doubt():
-                self._mdns.doubt(action.label, action.claim)
+            case actions.Advertise() | actions.Withdraw() | actions.Ask() | actions.Doubt():
+                self._ladder.perform(action)
             case actions.OpenProof():
                 self._proofs.open_proof(
                     action.job,
@@ -273,8 +272,20 @@ class Daemon:
                     action.word,
                     action.sources,
                 )
+            case actions.Introduce() | actions.TryPlaces() | actions.OpenTestPort():
+                self._visits.perform(action)
             case _:
                 raise TypeError(action)
+
+    def _card(self, ring_port: int) -> NodeCard:
+        addresses = dict.fromkeys(a.address for a in self._surroundings.addresses)
+        return NodeCard(
+            node=self._node,
+            host=self._host,
+            port=self._link_port,
+            ring_port=ring_port,
+            addresses=tuple(addresses)[:ADDRESSES_MAX],
+        )
 
     def _report(self, jobs: tuple[local.Job, ...]) -> local.Report:
         return local.Report(
@@ -285,8 +296,8 @@ class Daemon:
             socket=str(self._options.socket),
             private=self._options.private,
             link_port=self._link_port,
-            addresses=tuple(f"{a.interface} {a.address}" for a in self._addresses),
-            discovery=(self._mdns.state,),
+            addresses=tuple(f"{a.interface} {a.address}" for a in self._surroundings.addresses),
+            discovery=self._ladder.states,
             key_id=key_id_of(),
             up_s=clock() - self._started_at,
             jobs=jobs,

@@ -15,12 +15,17 @@ READ = (
     ("`RANK`, `WORLD_SIZE`", "defaults of `--rank` and `--world-size`; not of the launcher form"),
     ("`NODE_RANK`, `PET_*`", "defaults of the launcher form"),
     ("`MINGLE_SOCKET`", "the daemon to ask (clients) or the socket to serve (`mingled`)"),
-    ("`MINGLE_LINK_PORT`", "`mingled --link-port`"),
-    ("`MINGLE_LOG_LEVEL`", "`mingled --log-level`; private daemons read it too"),
+    ("`MINGLE_LINK_PORT`", "`mingled --link-port`; private daemons read all these, too"),
+    ("`MINGLE_LOG_LEVEL`", "`mingled --log-level`"),
     (
-        "`MINGLED_INTERFACE`",
-        "`mingled --interface`: use only these (blanks between); private daemons read it too",
+        "`MINGLE_INTERFACE`, `MINGLE_SUBNET`",
+        "defaults of `--interface` and `--subnet`, of `mingle-wait` and `mingled`: use only these "
+        "(commas or blanks between)",
     ),
+    ("`MINGLE_PEERS`", "the same of `--peers`: hosts to ask where multicast does not reach"),
+    ("`MINGLE_DISCOVERY`", "`mingled --discovery`: which of mdns, broadcast, peers"),
+    ("`MINGLE_BROADCAST_PORT`", "`mingled --broadcast-port`: UDP, the same on every machine"),
+    ("`MINGLE_CONFIG`", "`mingled --config`: a file instead of `/etc/mingled/mingled.toml`"),
     ("`XDG_RUNTIME_DIR`", "where private daemons live; else `/tmp/mingled-UID`"),
 )
 

@@ -32,7 +32,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(name)
     for name in ("RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MINGLED_INTERFACE", "lo")
+    monkeypatch.setenv("MINGLE_INTERFACE", "lo")
     # A path below tmp_path can be too long for a socket.
     with tempfile.TemporaryDirectory(prefix="mingle-") as run:
         monkeypatch.setenv("XDG_RUNTIME_DIR", run)

@@ -11,6 +11,7 @@ import msgspec
 from mingled.cli import torchrun
 from mingled.core.local import Join
 from mingled.core.messages import check_shape
+from mingled.core.peers import listed
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
@@ -42,6 +43,9 @@ class Flags(NamedTuple):
     wait: bool = True
     any_user: bool = False
     stop_grace: str = STOP_GRACE
+    interfaces: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
 
 
 OnLost = Literal["warn", "stop", "restart", "ignore"]
@@ -99,6 +103,9 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
             wait=flags.wait,
             any_user=flags.any_user,
             stop_grace_s=_pause(flags.stop_grace, f"job {job}: --stop-grace") or 0.0,
+            interfaces=listed(flags.interfaces or [given.get("MINGLE_INTERFACE", "")]),
+            subnets=listed(flags.subnets or [given.get("MINGLE_SUBNET", "")]),
+            peers=listed(flags.peers or [given.get("MINGLE_PEERS", "")]),
         ),
         line,
     )

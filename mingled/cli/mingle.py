@@ -13,7 +13,10 @@ from mingled.wording import clean
 
 _COMMANDS = {
     "demo": ("mingled.cli.demo", "demo"),
+    "interfaces": ("mingled.cli.interfaces", "command"),
     "leave": ("mingled.cli.status", "leave"),
+    "neighbors": ("mingled.cli.neighbors", "command"),
+    "ping": ("mingled.cli.ping", "command"),
     "status": ("mingled.cli.status", "status"),
     "wait": ("mingled.cli.wait", "command"),
 }

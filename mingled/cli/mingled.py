@@ -10,11 +10,21 @@ from pathlib import Path
 import click
 
 from mingled import __version__
+from mingled.cli import configuration
+from mingled.core.peers import check_peers, listed
 from mingled.errors import MingleError
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mingled")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=configuration.as_defaults,
+    help="Read defaults from this file.  [default: /etc/mingled/mingled.toml; env: MINGLE_CONFIG]",
+)
 @click.option(
     "--socket",
     "socket_path",
@@ -34,8 +44,39 @@ from mingled.errors import MingleError
     "--interface",
     "interfaces",
     multiple=True,
-    envvar="MINGLED_INTERFACE",
+    envvar="MINGLE_INTERFACE",
+    metavar="NAME",
     help="Use only this interface or address; may be given more than once.",
+)
+@click.option(
+    "--subnet",
+    "subnets",
+    multiple=True,
+    envvar="MINGLE_SUBNET",
+    metavar="CIDR",
+    help="Use only addresses in this subnet, as in 10.0.0.0/24; may be given more than once.",
+)
+@click.option(
+    "--peers",
+    multiple=True,
+    envvar="MINGLE_PEERS",
+    metavar="HOST,...",
+    help="Hosts to ask where multicast does not reach, or a DNS name of them all.",
+)
+@click.option(
+    "--discovery",
+    multiple=True,
+    envvar="MINGLE_DISCOVERY",
+    metavar="WAY,...",
+    help="How to look for others.  [default: mdns,broadcast,peers]",
+)
+@click.option(
+    "--broadcast-port",
+    type=click.IntRange(1, 65_535),
+    envvar="MINGLE_BROADCAST_PORT",
+    default=29_491,
+    show_default=True,
+    help="UDP port of the broadcast and of peers, the same on every machine.",
 )
 @click.option(
     "--log-level",
@@ -51,6 +92,10 @@ def command(
     socket_path: Path,
     link_port: int | None,
     interfaces: tuple[str, ...],
+    subnets: tuple[str, ...],
+    peers: tuple[str, ...],
+    discovery: tuple[str, ...],
+    broadcast_port: int,
     log_level: str,
     private: bool,
     daemonize: bool,
@@ -78,7 +123,11 @@ def command(
         socket_mode=0o600 if private else 0o666,
         private=private,
         link_port=link_port or LINK_PORT,
-        interfaces=interfaces,
+        interfaces=listed(interfaces),
+        subnets=listed(subnets),
+        peers=listed(peers),
+        rungs=listed(discovery) or configuration.RUNGS,
+        broadcast_port=broadcast_port,
     )
 
     def ready() -> None:
@@ -86,6 +135,8 @@ def command(
             _say(ready_fd, "ready")
 
     try:
+        configuration.check_rungs(options.rungs)
+        check_peers(options.peers)
         if not private:
             _make_folder(socket_path.parent)
         asyncio.run(Daemon(options).run(ready))
@@ -123,7 +174,17 @@ def _make_folder(folder: Path) -> None:
 
 
 def main() -> None:
-    command(prog_name="mingled")
+    configuration.forget_exported(os.environ)
+    try:
+        command.main(prog_name="mingled", standalone_mode=False)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        raise SystemExit(130) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except MingleError as error:  # the configuration file's
+        click.echo(f"mingled: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

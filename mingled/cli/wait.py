@@ -98,6 +98,28 @@ Exit codes:
     metavar="TIME",
     help="For CMD, from the SIGTERM of --on-lost to SIGKILL. torchrun gives its workers 30 s.",
 )
+@click.option(
+    "--interface",
+    "interfaces",
+    multiple=True,
+    metavar="NAME",
+    help="Use only this interface or address of this machine; may be repeated.  "
+    "[env: MINGLE_INTERFACE]",
+)
+@click.option(
+    "--subnet",
+    "subnets",
+    multiple=True,
+    metavar="CIDR",
+    help="Use only addresses in this subnet, as in 10.0.0.0/24.  [env: MINGLE_SUBNET]",
+)
+@click.option(
+    "--peers",
+    multiple=True,
+    metavar="HOST,...",
+    help="Where multicast does not reach: hosts to ask, or a DNS name of them all.  "
+    "[env: MINGLE_PEERS]",
+)
 @click.option("--exec", "exec_", is_flag=True, help="Become CMD instead of staying as its parent.")
 @click.option(
     "--format",
@@ -124,6 +146,9 @@ def command(
     on_lost: OnLost,
     max_restarts: int | None,
     stop_grace: str,
+    interfaces: tuple[str, ...],
+    subnets: tuple[str, ...],
+    peers: tuple[str, ...],
     exec_: bool,
     format_: str,
     adopt: str | None,
@@ -143,7 +168,8 @@ def command(
     if exec_ and not cmd:
         raise BadInput(f"job {job}: --exec without CMD; add -- CMD, or delete --exec")
     shape = (job, nnodes, node_rank, nproc_per_node, world_size, rank)
-    flags = Flags(*shape, timeout, last_call, not no_wait, any_user, stop_grace)
+    where = (interfaces, subnets, peers)
+    flags = Flags(*shape, timeout, last_call, not no_wait, any_user, stop_grace, *where)
     react = reaction(job, on_lost, max_restarts, cmd=bool(cmd), exec_=exec_)
     wanted = wish(flags, cmd, os.environ, adopt=not cmd)
     check_watched(wanted.join.form, react, wanted.join.job)

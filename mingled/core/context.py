@@ -52,6 +52,10 @@ class Context:
         self._links += 2
         return self._links
 
+    def own_end(self, local: Address) -> Address:
+        """Our end of a connection, with what is known of it."""
+        return next((a for a in self.addresses if a.address == local.address), local)
+
     def do(self, action: actions.Action) -> None:
         self.out.append(action)
 

@@ -213,13 +213,16 @@ class Reach(Message, tag="reach", frozen=True, kw_only=True):
 
 
 class Reached(Message, tag="reached", frozen=True, kw_only=True):
-    """These."""
+    """These, and from which address of mine each."""
 
     claim: Nonce
     addresses: tuple[str, ...]
+    sources: tuple[str, ...]
 
     def __post_init__(self) -> None:
         _check_addresses(self.addresses)
+        if len(self.addresses) != len(self.sources):
+            raise BadInput(f"{len(self.addresses)} addresses, {len(self.sources)} sources")
 
 
 class Prepare(Message, tag="prepare", frozen=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 
@@ -11,7 +10,14 @@ from mingled.errors import BadInput
 PEERS_MAX = 64
 """Named by one user. A name may stand for many addresses, so that nobody needs more."""
 
-_NAME = re.compile(r"(?=.{1,253}\.?$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+")
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
+
+
+def listed(texts: Iterable[str]) -> tuple[str, ...]:
+    """`("a,b", "c")` as `("a", "b", "c")`: each may be a list with commas or blanks between."""
+    words = (word for text in texts for word in text.replace(",", " ").split())
+    return tuple(dict.fromkeys(words))
 
 
 def parse_peer(text: str) -> tuple[str, int | None]:
@@ -29,12 +35,14 @@ def parse_peer(text: str) -> tuple[str, int | None]:
             raise _bad(text)
     if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
         raise _bad(text)
-    if not (_is_address(host) or (_NAME.fullmatch(host) and ":" not in host)):
+    if not (_is_address(host) or (_NAME.fullmatch(host) and not text.startswith("["))):
         raise _bad(text)
     return host, int(port) if port else None
 
 
 def _is_address(host: str) -> bool:
+    import ipaddress  # 5 ms that a client without peers need not spend
+
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -63,7 +71,12 @@ def check_peers(peers: Iterable[str], who: str = "") -> None:
 
 def check_subnets(subnets: Iterable[str], who: str = "") -> None:
     """Each is a subnet in CIDR notation; `BadInput` otherwise."""
-    for text in subnets:
+    given = tuple(subnets)
+    if not given:
+        return
+    import ipaddress
+
+    for text in given:
         try:
             ipaddress.ip_network(text, strict=False)
         except ValueError:

@@ -328,7 +328,7 @@ class Pursuit:
     def path_proven(self, event: PathProven) -> None:
         """Once all are: ACK."""
         if event.proof == self.claim:
-            self._surveyed.ended(event.address, reached=True)
+            self._surveyed.ended(event.address, event.local)
         if not self._proving(event.proof):
             return
         assert self.prepare is not None
@@ -340,7 +340,7 @@ class Pursuit:
 
     def path_refuted(self, event: PathRefuted, now: float) -> None:
         if event.proof == self.claim:
-            self._surveyed.ended(event.address, reached=False)
+            self._surveyed.ended(event.address, None)
         if self._proving(event.proof):
             assert self.paths is not None
             reason = self.paths.refuted(event.address, event.port, event.reason)

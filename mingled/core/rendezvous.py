@@ -283,10 +283,11 @@ class Rendezvous:
     ) -> None:
         match event:
             case events.LinkOpened():
-                self._ends[event.link] = (event.local, event.remote_address)
+                local_ = self._ctx.own_end(event.local)
+                self._ends[event.link] = (local_, event.remote_address)
                 job = self._owner(event.link)
                 if job is not None:
-                    job.links.opened(event.link, event.local, event.remote_address, now)
+                    job.links.opened(event.link, local_, event.remote_address, now)
                 else:
                     self._ctx.do(actions.CloseLink(link=event.link))
             case events.LinkFailed():
@@ -296,9 +297,10 @@ class Rendezvous:
                     oldest = next(iter(self._unbound))
                     del self._unbound[oldest]
                     self._ctx.do(actions.CloseLink(link=oldest))
-                self._ends[event.link] = (event.local, event.remote_address)
+                local_ = self._ctx.own_end(event.local)
+                self._ends[event.link] = (local_, event.remote_address)
                 self._unbound[event.link] = _Unbound(
-                    local=event.local,
+                    local=local_,
                     remote=event.remote_address,
                     until=now + self._ctx.settings.first_frame_s,
                 )

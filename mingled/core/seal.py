@@ -141,11 +141,13 @@ class Seal:
             self._ctx.do(actions.CloseProof(proof=proof, keep=False))
             return
         attempt.port = port
-        choice = attempt.choice
+        choice, sessions = attempt.choice, self._sessions(attempt.chosen)
+        addresses = {
+            s.card.node: self._claim.survey.address_of(s, choice.of(s.card.node)) for s in sessions
+        }
+        addresses[self._ctx.node] = choice.master.address
         chosen = [
-            msgspec.structs.replace(p, address=choice.master.address)
-            if p.node == self._ctx.node
-            else p
+            msgspec.structs.replace(p, address=addresses.get(p.node, p.address))
             for p in attempt.chosen
         ]
         attempt.members = members_of(chosen, attempt.leader)

@@ -75,6 +75,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Silence of this length makes suspect; then fresh connections decide. At 30% loss most links
     are silent for longer at least once a minute."""
 
+    moved_after_s: float = 2.2
+    """... and of two heartbeats, where a leader advertises other addresses than its link's."""
+
     probe_s: float = 1.0
     """For one fresh connection, its question and its answer."""
 

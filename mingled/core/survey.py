@@ -36,13 +36,14 @@ class Survey:
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
         self._ctx = claim.ctx
-        self._reached: dict[NodeId, set[str]] = {}
+        self._reached: dict[NodeId, dict[str, str]] = {}  #: address of ours: from which of its own
         self._until: dict[NodeId, float] = {}  #: for the answers that are still awaited
         self._asked: set[NodeId] = set()
 
     def came(self, session: Session) -> None:
         """By one of our addresses; what was reached before is kept."""
-        self._reached.setdefault(session.card.node, set()).add(session.local.address)
+        reached = self._reached.setdefault(session.card.node, {})
+        reached[session.local.address] = session.remote_address
 
     def forget(self, node: NodeId) -> None:
         """It is gone, or somewhere else."""
@@ -71,7 +72,15 @@ class Survey:
 
     def answered(self, session: Session, message: messages.Reached) -> None:
         if self._until.pop(session.card.node, None) is not None:
-            self._reached.setdefault(session.card.node, set()).update(message.addresses)
+            reached = self._reached.setdefault(session.card.node, {})
+            for ours, theirs in zip(message.addresses, message.sources, strict=True):
+                reached.setdefault(ours, theirs)
+
+    def address_of(self, session: Session, master: Address) -> str:
+        """The follower's own address on its way to that one: the one that others are to use, since
+        collectives run over the interface that leads to rank 0."""
+        reached = self._reached.get(session.card.node, {})
+        return reached.get(master.address, session.remote_address)
 
     def waits(self, sessions: Sequence[Session], now: float) -> bool:
         """An answer is due that may matter."""
@@ -96,7 +105,8 @@ class Survey:
             best = min(fits, key=lambda a: (failures.get(a.address, 0), -ways[a], order[a]))
             return Choice(master=best)
         own = {s.card.node: s.local for s in sessions}
-        master = min(ways, key=lambda a: (failures.get(a.address, 0), -ways[a]))
+        order = {a: number for number, a in enumerate(self._addresses(sessions))}
+        master = min(ways, key=lambda a: (failures.get(a.address, 0), -ways[a], order[a]))
         return Choice(master=master, own=own, warning=self._warning(sessions))
 
     def _warning(self, sessions: Sequence[Session]) -> str:
@@ -117,7 +127,7 @@ class Survey:
         return list(dict.fromkeys([*self._claim.job.home.addresses, *(s.local for s in sessions)]))
 
     def _common(self, sessions: Sequence[Session]) -> list[Address]:
-        reached = [self._reached.get(s.card.node, {s.local.address}) for s in sessions]
+        reached = [self._reached.get(s.card.node, {s.local.address: ""}) for s in sessions]
         return [a for a in self._addresses(sessions) if all(a.address in r for r in reached)]
 
 
@@ -127,27 +137,32 @@ class Surveyed:
     def __init__(self, pursuit: Pursuit) -> None:
         self._pursuit = pursuit
         self._open: dict[str, str] = {}  #: as it is tried here: as the leader wrote it
-        self._reached: list[str] = []
+        self._reached: dict[str, str] = {}
 
     def asked(self, message: messages.Reach) -> None:
         leader, local = self._pursuit.leader, self._pursuit.local
         assert leader is not None
-        self._reached = []
+        self._reached = {}
         self._open = {scoped(a, local.interface): a for a in message.addresses}
         for address in self._open:  # the ring's port says whose it is
             self._pursuit.prove(message.claim, (address, leader.ring_port), leader.node)
         self._tell_if_done()
 
-    def ended(self, address: str, *, reached: bool) -> None:
+    def ended(self, address: str, local: Address | None) -> None:
+        """One was reached, from `local`; or not."""
         written = self._open.pop(address, None)
         if written is None:
             return
-        if reached:
-            self._reached.append(written)
+        if local is not None:
+            self._reached[written] = local.address
         self._tell_if_done()
 
     def _tell_if_done(self) -> None:
         if not self._open:
             self._pursuit.tell(
-                messages.Reached(claim=self._pursuit.claim, addresses=tuple(self._reached))
+                messages.Reached(
+                    claim=self._pursuit.claim,
+                    addresses=tuple(self._reached),
+                    sources=tuple(self._reached.values()),
+                )
             )

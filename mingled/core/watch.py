@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mingled.core import actions, messages
+from mingled.core.reach import bare
 from mingled.core.words import Nonce
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Watch:
         "failures",
         "heard_at",
         "link",
+        "moved",
         "next_at",
         "node",
         "opened",
@@ -63,6 +65,7 @@ class Watch:
         self.heard_at = now  #: over the link
         self.sign_at = now  #: of its host, in whatever way
         self.failures = 0
+        self.moved = False  #: a leader that advertises other addresses than its link's
         self.probe: int | None = None  #: a fresh connection, being opened or asked
         self.probe_until = 0.0
         self.opened = False  #: ... is being asked
@@ -159,7 +162,13 @@ class Watches:
             self._set_absent(watch, now)
 
     def advertised(self, advert: messages.Advert, now: float) -> None:
-        """Where a daemon that came back listens now, perhaps: at another port than before."""
+        """Where a daemon that came back listens now, perhaps: at another port than before. Or our
+        leader has other addresses; should its link fall silent now, it is looked for there."""
+        for watch in self._links.values():
+            known = {bare(a) for a in advert.addresses}
+            if watch.claim == advert.claim and bare(watch.addresses[0]) not in known:
+                watch.addresses, watch.moved, watch.next_at = advert.addresses, True, now
+                self._due_by(self._due_of(watch))
         for watch in self._absent.values():
             if watch.probe is None and set(watch.addresses) & set(advert.addresses):
                 watch.port, watch.next_at, watch.backoff = advert.port, now, 0
@@ -210,6 +219,7 @@ class Watches:
         if watch is not None:
             watch.heard_at = watch.sign_at = now
             watch.failures = 0
+            watch.moved = False
 
     def owns(self, link: int) -> bool:
         return link in self._probes
@@ -234,6 +244,9 @@ class Watches:
             case messages.Pong() if watch.link is not None and message.node != watch.node:
                 self._end_probe(watch)
                 self._job.links.give_up(watch.link, "its daemon was started anew", now)
+            case messages.Pong() if watch.link is not None and watch.moved:
+                self._end_probe(watch)
+                self._job.links.give_up(watch.link, "it has other addresses now", now)
             case messages.Pong():
                 self._there(watch, now)
             case messages.Refuse():
@@ -355,8 +368,10 @@ class Watches:
             return watch.probe_until
         if watch.link is None:
             return watch.next_at
-        suspect_at = watch.sign_at + self._ctx.settings.suspect_after_s
-        stale_at = watch.heard_at + self._ctx.settings.link_stale_s
+        settings = self._ctx.settings
+        patience_s = settings.moved_after_s if watch.moved else settings.suspect_after_s
+        suspect_at = watch.sign_at + patience_s
+        stale_at = watch.heard_at + settings.link_stale_s
         return min(max(suspect_at, watch.next_at), stale_at)
 
     def _due_by(self, when: float) -> None:

@@ -166,7 +166,7 @@ def _local(name: str, folder: Path, env: dict[str, str]) -> _Machine:
     runtime = folder / name
     runtime.mkdir(mode=0o700)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MINGLE")}
-    environ = {**inherited, **env, "XDG_RUNTIME_DIR": str(runtime), "MINGLED_INTERFACE": "lo"}
+    environ = {**inherited, **env, "XDG_RUNTIME_DIR": str(runtime), "MINGLE_INTERFACE": "lo"}
     return _Machine(
         name,
         lambda command: subprocess.Popen(

@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+import socket
+import struct
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from zeroconf import (  # type: ignore[attr-defined]  # meant for use, only not in its __all__
     DNSOutgoing,
     DNSQuestion,
-    IPVersion,
+    DNSRecord,
     ServiceInfo,
     ServiceStateChange,
     Zeroconf,
@@ -26,16 +28,22 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_PTR, _TYPE_SRV
 
 from mingled.core import events
+from mingled.core.datagrams import KEY_ID_CHARS_MAX, Identity, unscoped
 from mingled.core.events import Address
 from mingled.core.messages import ADDRESSES_MAX, Advert
 from mingled.core.words import Label, NodeId, Nonce
 from mingled.errors import BadInput
+from mingled.net.multicast import NODE_TYPE, Plan, Spot, plan, usable
+from mingled.net.udp import GROUP
 
 TYPE = "_mingle._tcp.local."
 
 TTL_S = 4_500
 """75 minutes for all records. With the usual 120 s for host records, a leader in the cache of a
 daemon that had browsed since boot could not be resolved after 145 s."""
+
+NODE_TTL_S = 120
+"""Of what is only told to those who ask who is there."""
 
 RESOLVE_MS = 3_000
 """For an advert whose records came in pieces: the library asks for the rest."""
@@ -46,67 +54,93 @@ RESOLVING_MAX = 64
 DOUBT_S = 2.0
 """RFC 6762 10.4: a doubted record that nobody confirms within this is dropped."""
 
+REJOIN_AFTER_S = 2.0
+REJOIN_TIMES = 3
+"""An interface that could not be joined is tried again: a fresh IPv6 address cannot be used for a
+second or two (duplicate address detection)."""
+
 log = logging.getLogger(__name__)
 
 
 class Mdns:
-    """Adverts in and out over multicast DNS."""
+    """Adverts in and out over multicast DNS. `identity`: whom to present to those who ask who is
+    there; None: nobody."""
 
-    def __init__(self, emit: Callable[[events.Event], None], node: NodeId) -> None:
+    def __init__(
+        self,
+        emit: Callable[[events.Event], None],
+        node: NodeId,
+        identity: Identity | None = None,
+    ) -> None:
         self._emit = emit
         self._server = f"mingle-{node}.local."
+        self._identity = identity
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._published: dict[Nonce, ServiceInfo] = {}
+        self._presence: ServiceInfo | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._about: dict[Nonce, asyncio.Task[None]] = {}  #: announcing or resolving a claim
+        self._plan = Plan(())
+        self._missing: tuple[Spot, ...] = ()  #: where it could not be joined
+        self._rejoins = 0
+        self._failed = False  #: since it was last seen to be well
+        self._readdressing = asyncio.Lock()
+        self._closed = False
         self.state = "mdns: not started"  #: one line for status
 
     async def start(self, addresses: Sequence[Address]) -> None:
-        """Browse from now on. A network without multicast is no error here: `state` says it."""
+        """Browse from now on. A network without multicast is no error here: `state` says it, and
+        `readdress` tries again."""
+        async with self._readdressing:
+            await self._start(addresses)
+
+    async def _start(self, addresses: Sequence[Address]) -> None:
+        planned = plan(addresses)
+        self._say_left_out(planned)
+        ready = planned.ready
         try:
-            self._zeroconf = AsyncZeroconf(
-                interfaces=_interfaces(addresses), ip_version=_ip_version(addresses)
-            )
+            self._zeroconf = AsyncZeroconf(interfaces=ready.choices, ip_version=ready.ip_version)
             await self._zeroconf.zeroconf.async_wait_for_start()
         except Exception as error:  # the library raises its own, OSError, and others
             self._zeroconf = None
-            reason = str(error)
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-                reason = "another program holds UDP port 5353 for itself alone"
-            self.state = f"mdns: does not work: {reason}"
-            log.warning("%s", self.state)
+            self._fail("does not work", error)
             return
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, TYPE, handlers=[self._changed])
-        names = ", ".join(f"{a.interface} {a.address}" for a in addresses) or "no interface"
-        self.state = f"mdns: browsing {TYPE} on {names}"
+        self._present(addresses)
+        for claim, info in self._published.items():  # advertised before there was a network
+            self._spawn(self._publish(info, update=False), claim)
+        self._joined(addresses, planned)
 
     async def close(self) -> None:
         """Say goodbye for what is published."""
+        self._closed = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._zeroconf is not None:
+            self._absent()  # never announced, so there is no goodbye to say
             if self._browser is not None:
                 await self._browser.async_cancel()
-            await self._zeroconf.async_close()
+            closing, self._zeroconf = self._zeroconf, None
+            await closing.async_close()
 
     # ------------------------------------------------------------ actions
 
-    def advertise(self, advert: Advert) -> None:
+    def advertise(self, advert: Advert, peers: Sequence[str] = ()) -> None:
+        info = self._info(advert)
+        known = advert.claim in self._published
+        self._published[advert.claim] = info
         if self._zeroconf is not None:
-            info = self._info(advert)
-            known = advert.claim in self._published
-            self._published[advert.claim] = info
             self._spawn(self._publish(info, update=known), advert.claim)
 
-    def withdraw(self, claim: Nonce) -> None:
+    def withdraw(self, label: Label, claim: Nonce) -> None:
         info = self._published.pop(claim, None)
         if self._zeroconf is not None and info is not None:
             self._break_off(claim)  # no announcement may follow the goodbye
             self._spawn(self._unpublish(info))
 
-    def ask(self, *, unicast: bool) -> None:
+    def ask(self, label: Label, *, unicast: bool, peers: Sequence[str] = ()) -> None:
         """One question for all adverts, unless another host has just asked the same."""
         if self._zeroconf is None:
             return
@@ -124,11 +158,130 @@ class Mdns:
         self._spawn(self._doubt(label, claim))
 
     async def readdress(self, addresses: Sequence[Address]) -> None:
-        """The machine's addresses changed."""
-        if self._zeroconf is not None:
-            await self._zeroconf.async_update_interfaces(
-                interfaces=_interfaces(addresses), ip_version=_ip_version(addresses)
+        """The machine's addresses or interfaces may have changed. What it cannot, `state` says."""
+        async with self._readdressing:
+            if self._closed:
+                return
+            try:
+                if self._zeroconf is None:
+                    await self._start(addresses)
+                else:
+                    await self._move(self._zeroconf, addresses)
+            except Exception as error:  # as in _start
+                self._fail("failed", error)
+
+    # ------------------------------------------------------------ interfaces
+
+    async def _move(self, zeroconf: AsyncZeroconf, addresses: Sequence[Address]) -> None:
+        planned = plan(addresses)
+        self._absent()  # or the library would announce it on what is new
+        if planned == self._plan and not self._missing and not self._failed:
+            self._present(addresses)
+            return
+        self._say_left_out(planned)
+        # An interface that was made again under its name may have its old address, and to the
+        # library nothing has changed: it is shown the world without it first.
+        before = {(spot.interface, spot.six): spot for spot in self._plan.spots}
+        remade = {
+            spot
+            for spot in planned.spots
+            if (old := before.get((spot.interface, spot.six))) and old.index != spot.index
+        }
+        stale = set(self._plan.spots) - set(planned.spots)
+        if remade:
+            rest = Plan(tuple(spot for spot in planned.spots if spot not in remade))
+            await self._update(zeroconf, rest)
+        self._leave(zeroconf, stale)
+        await self._update(zeroconf, planned)
+        self._present(addresses)
+        self._joined(addresses, planned)
+
+    async def _update(self, zeroconf: AsyncZeroconf, planned: Plan) -> None:
+        ready = planned.ready
+        await zeroconf.zeroconf.async_update_interfaces(
+            interfaces=ready.choices, ip_version=ready.ip_version
+        )
+
+    def _leave(self, zeroconf: AsyncZeroconf, stale: Iterable[Spot]) -> None:
+        """The kernel counts memberships of interfaces that are gone until they are left by their
+        number, and after 20 lets nobody join. The library leaves by address, which is gone."""
+        for spot in stale:
+            request = struct.pack("@4s4si", socket.inet_aton(GROUP), bytes(4), spot.index)
+            for reader in zeroconf.zeroconf.engine.readers:
+                if not spot.six:
+                    with contextlib.suppress(OSError):  # left already, or never joined there
+                        reader.sock.setsockopt(
+                            socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, request
+                        )
+
+    def _joined(self, addresses: Sequence[Address], planned: Plan) -> None:
+        assert self._zeroconf is not None
+        senders = self._zeroconf.zeroconf.engine.senders
+        own = {str(sender.sock_name[0]).partition("%")[0] for sender in senders}
+        numbers = {sender.multicast_index for sender in senders if sender.is_ipv6}
+        if planned != self._plan:
+            self._rejoins = 0
+        self._plan = planned
+        self._failed = False
+        self._missing = tuple(
+            spot
+            for spot in planned.spots
+            if spot.address not in own and not (spot.six and spot.index in numbers)
+        )
+        on = ", ".join(str(spot) for spot in planned.spots if spot not in self._missing)
+        self.state = f"mdns: browsing {TYPE} on {on}" if on else "mdns: does not work"
+        if self._missing:
+            self.state += f"; cannot join on {', '.join(map(str, self._missing))}"
+            if self._rejoins < REJOIN_TIMES:
+                self._rejoins += 1
+                self._spawn(self._rejoin(tuple(addresses)))
+        if planned.left_out:
+            self.state += f"; left out: {', '.join(planned.left_out)} (igmp_max_memberships)"
+
+    async def _rejoin(self, addresses: tuple[Address, ...]) -> None:
+        before = self._plan
+        await asyncio.sleep(REJOIN_AFTER_S)
+        if self._plan == before:
+            await self.readdress(addresses)
+
+    def _say_left_out(self, planned: Plan) -> None:
+        if planned.left_out and planned.left_out != self._plan.left_out:
+            log.warning(
+                "mdns: more interfaces than net.ipv4.igmp_max_memberships allows; left out: %s",
+                ", ".join(planned.left_out),
             )
+
+    def _fail(self, how: str, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            reason = "another program holds UDP port 5353 for itself alone"
+        state = f"mdns: {how}: {reason}"
+        if state != self.state:  # readdress may try again and again
+            log.warning("%s", state)
+        self.state = state
+        self._failed = True
+
+    # ------------------------------------------------------------ who is there
+
+    def _present(self, addresses: Sequence[Address]) -> None:
+        if self._identity is None or self._zeroconf is None:
+            return
+        self._presence = ServiceInfo(
+            NODE_TYPE,
+            f"{self._identity.node}.{NODE_TYPE}",
+            port=self._identity.port,
+            properties={"v": "1", "h": self._identity.host},
+            server=self._server,
+            host_ttl=TTL_S,  # shared with the adverts' records
+            other_ttl=NODE_TTL_S,
+            parsed_addresses=list(unscoped(a.address for a in addresses)[:ADDRESSES_MAX]),
+        )
+        self._zeroconf.zeroconf.registry.async_add(self._presence)
+
+    def _absent(self) -> None:
+        if self._presence is not None and self._zeroconf is not None:
+            self._zeroconf.zeroconf.registry.async_remove(self._presence)
+            self._presence = None
 
     # ------------------------------------------------------------ out
 
@@ -146,7 +299,7 @@ class Mdns:
             server=self._server,
             host_ttl=TTL_S,
             other_ttl=TTL_S,
-            parsed_addresses=list(advert.addresses),
+            parsed_addresses=list(unscoped(advert.addresses)),
         )
 
     async def _publish(self, info: ServiceInfo, *, update: bool) -> None:
@@ -174,19 +327,22 @@ class Mdns:
             return
         zeroconf = self._zeroconf.zeroconf
         name = f"{label}-{claim}.{TYPE}"
+        if not self._known(zeroconf, name):
+            return
         asked_at = current_time_millis()
         self._send(DNSQuestion(name, _TYPE_SRV, _CLASS_IN))
         await asyncio.sleep(DOUBT_S)
-        records = zeroconf.cache.async_entries_with_name(name)
-        if any(record.created > asked_at for record in records):
-            return
-        pointers = [
-            r
-            for r in zeroconf.cache.async_all_by_details(TYPE, _TYPE_PTR, _CLASS_IN)
-            if getattr(r, "alias", "").lower() == name.lower()
-        ]
-        zeroconf.cache.async_remove_records([*records, *pointers])
+        known = self._known(zeroconf, name)
+        if not known or any(r.created > asked_at for r in known if r.type != _TYPE_PTR):
+            return  # its goodbye came meanwhile, or its confirmation
+        zeroconf.cache.async_remove_records(known)
         self._emit(events.AdvertGone(label=label, claim=claim, rung="mdns"))
+
+    def _known(self, zeroconf: Zeroconf, name: str) -> list[DNSRecord]:
+        """Everything in the cache about one advert."""
+        pointers = zeroconf.cache.async_all_by_details(TYPE, _TYPE_PTR, _CLASS_IN)
+        named = [r for r in pointers if getattr(r, "alias", "").lower() == name.lower()]
+        return [*zeroconf.cache.async_entries_with_name(name), *named]
 
     # ------------------------------------------------------------ in
 
@@ -223,13 +379,15 @@ class Mdns:
             return
         if version < 1 or not info.port:
             return
+        key_id = (text.get("k") or "")[:KEY_ID_CHARS_MAX]
+        addresses = usable(info.parsed_scoped_addresses(), self._plan.only_interface)
         advert = Advert(
             version=version,
-            key_id=(text.get("k") or "")[:16],
+            key_id=key_id if key_id.isprintable() else "",
             label=label,
             claim=claim,
             port=info.port,
-            addresses=tuple(info.parsed_scoped_addresses()[:ADDRESSES_MAX]),
+            addresses=addresses[:ADDRESSES_MAX],
         )
         self._emit(events.AdvertHeard(advert=advert, rung="mdns"))
 
@@ -257,8 +415,7 @@ class Mdns:
         try:
             await work
         except Exception as error:
-            self.state = f"mdns: failed: {error}"
-            log.warning("%s", self.state)
+            self._fail("failed", error)
 
 
 def _parse_name(name: str) -> tuple[Label, Nonce] | None:
@@ -267,18 +424,3 @@ def _parse_name(name: str) -> tuple[Label, Nonce] | None:
     with contextlib.suppress(BadInput):
         return Label(label), Nonce(claim)
     return None
-
-
-def _interfaces(addresses: Sequence[Address]) -> list[str]:
-    """One address of each interface, IPv4 where it has one."""
-    chosen: dict[str, str] = {}
-    for a in sorted(addresses, key=lambda a: ":" in a.address):
-        chosen.setdefault(a.interface, a.address)
-    return list(chosen.values()) or ["127.0.0.1"]
-
-
-def _ip_version(addresses: Sequence[Address]) -> IPVersion:
-    families = {":" in a for a in _interfaces(addresses)}
-    if families == {True}:
-        return IPVersion.V6Only
-    return IPVersion.V4Only if families == {False} else IPVersion.All

@@ -184,6 +184,12 @@ class Peers:
             return
         writer.write(encode(message))
 
+    def remote(self, link: int) -> str:
+        """The address at its other end; empty: it is closed."""
+        writer = self._writers.get(link)
+        peername = writer.get_extra_info("peername") if writer is not None else None
+        return _plain(peername[0]) if peername else ""
+
     def close_link(self, link: int) -> None:
         """What was sent before still goes out: until the other side has hung up, too, we listen.
         If we did not, its next frame would be answered with RST, and what was lost on the way and

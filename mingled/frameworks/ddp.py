@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from types import TracebackType
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from mingled import client
 from mingled.core import local
 from mingled.core.config import Config, Member
+from mingled.core.peers import listed
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import TUNING, check_interfaces, defaults, environment
@@ -159,6 +161,12 @@ _LEASES: dict[str, client.Lease] = {}
 """Keeps every lease's connection open until it ends: not until nobody refers to the config."""
 
 
+def _listed(job: str, name: str, value: str | None, env: Mapping[str, str]) -> tuple[str, ...]:
+    if value is not None and not isinstance(value, str):
+        raise BadInput(f'job {job}: mingled.join({name}={value!r}): want text, as in "a,b"')
+    return listed([env.get(f"MINGLE_{name.upper()}", "") if value is None else value])
+
+
 def join(
     job: str,
     *,
@@ -171,6 +179,9 @@ def join(
     last_call: float | None = None,
     wait: bool = True,
     any_user: bool = False,
+    interface: str | None = None,
+    subnet: str | None = None,
+    peers: str | None = None,
 ) -> DdpConfig:
     """Take part in a job, wait until everybody is here, and return this participant's config.
 
@@ -185,6 +196,11 @@ def join(
     came for `last_call` seconds (0 to 86,400; None: as the daemon has it, 3 s unless it was told
     otherwise). Where a round of the job runs already this one waits for the next; with `wait=False`
     it is refused. `any_user=True` lets other users' participants into the job.
+
+    `interface` (names or addresses of this node) and `subnet` (as in "10.0.0.0/24") restrict what
+    is used; `peers` are hosts to ask where multicast does not reach, or a DNS name of them all.
+    Each may be a list with commas between; `MINGLE_INTERFACE`, `MINGLE_SUBNET` and `MINGLE_PEERS`
+    are their defaults.
 
     Raises `BadInput` for arguments that cannot work, `JoinTimeout`, `Refused` and `Conflict` with
     a sentence that names the other side, `DaemonError` where no daemon can be had, and
@@ -205,8 +221,16 @@ def join(
             f'job {job}: last_call is for a range of nodes, as in nnodes="2:4"; leave last_call '
             "out, or give a range"
         )
+    given = defaults(os.environ)
     request = msgspec.structs.replace(
-        request, timeout_s=timeout, last_call_s=last_call, wait=wait, any_user=any_user
+        request,
+        timeout_s=timeout,
+        last_call_s=last_call,
+        wait=wait,
+        any_user=any_user,
+        interfaces=_listed(job, "interface", interface, given),
+        subnets=_listed(job, "subnet", subnet, given),
+        peers=_listed(job, "peers", peers, given),
     )
     warning = split_warning(job, request.size_min, request.size_max)
     if warning is not None:

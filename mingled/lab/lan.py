@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,8 +30,10 @@ class Lan:
 
     Node n (from 1) is called `hostname` with {n} filled in and has address n of `subnet` on eth0;
     the k-th further network is eth<k>, its subnet is `subnet` with the second byte raised by k
-    (10.78.0.0/24, ...). IPv6 is off unless asked for (then link-local addresses). `snooping` turns
-    the bridges' IGMP snooping on. /tmp, /run and /dev/shm are each node's own, except for the
+    (10.78.0.0/24, ...). IPv6 is off unless asked for: `ipv6=True` gives link-local addresses only,
+    `ipv6="fd77::/64"` address n of that subnet as well (the k-th further network's is the k-th
+    after it, fd77:0:0:1::/64, ...). `ipv4=False` leaves IPv4 out, but for lo. `snooping` turns the
+    bridges' IGMP snooping on. /tmp, /run and /dev/shm are each node's own, except for the
     directories in `share` below /tmp or /run, and for the current and home directory and Python's
     own, so that code that lies there can run. One thread at a time.
 
@@ -46,7 +48,8 @@ class Lan:
         networks: int = 1,
         hostname: str = "gpu{n}",
         subnet: str = "10.77.0.0/24",
-        ipv6: bool = False,
+        ipv4: bool = True,
+        ipv6: bool | str = False,
         snooping: bool = False,
         share: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
@@ -55,9 +58,15 @@ class Lan:
         if not 1 <= networks <= _NETWORKS_MAX:
             raise BadInput(f"A LAN has 1 to {_NETWORKS_MAX} networks, not {networks}.")
         self.nodes: tuple[Node, ...] = ()
-        self._subnets = _subnets(subnet, nodes, networks)
+        if not ipv4 and not ipv6:
+            raise BadInput(
+                "A LAN without IPv4 needs IPv6: ipv6=True, or a subnet such as fd77::/64."
+            )
+        self._networks = networks
+        self._subnets = _subnets(subnet, nodes, networks) if ipv4 else []
+        self._subnets6 = _subnets6(ipv6, nodes, networks) if isinstance(ipv6, str) else []
         self._names = [_hostname(hostname, n + 1) for n in range(nodes)]
-        self._ipv6 = ipv6
+        self._ipv6 = bool(ipv6)
         self._snooping = snooping
         self._shared = _shared(share)
         self._switch: Switch | None = None
@@ -86,7 +95,7 @@ class Lan:
         holder = Holder.start_switch(rootless=possible.kind == "rootless")
         try:
             holder.wait_ready()
-            switch = Switch(holder, networks=len(self._subnets), snooping=self._snooping)
+            switch = Switch(holder, networks=self._networks, snooping=self._snooping)
         except BaseException:
             holder.close()
             raise
@@ -172,11 +181,17 @@ class Lan:
             IPv4Interface((subnet.network_address + number, subnet.prefixlen))
             for subnet in self._subnets
         ]
+        addresses6 = [
+            IPv6Interface((subnet.network_address + number, subnet.prefixlen))
+            for subnet in self._subnets6
+        ]
         name = self._names[number - 1]
         return Node(
             number,
             name,
+            self._networks,
             addresses,
+            addresses6,
             switch,
             lambda: Holder.start_node(
                 name, switch=switch.holder, ipv6=self._ipv6, shared=self._shared
@@ -211,6 +226,20 @@ def _subnets(first: str, nodes: int, networks: int) -> list[IPv4Network]:
     if subnet.prefixlen < 16 and networks > 1:
         raise BadInput(f"Several networks need /16 or smaller subnets; {first} is larger.")
     if subnet.num_addresses - 2 < nodes:
+        raise BadInput(f"The subnet {first} has no room for {nodes} nodes.")
+    return last
+
+
+def _subnets6(first: str, nodes: int, networks: int) -> list[IPv6Network]:
+    try:
+        subnet = IPv6Network(first)
+        last = [
+            IPv6Network((int(subnet[0]) + k * subnet.num_addresses, subnet.prefixlen))
+            for k in range(networks)
+        ]
+    except ValueError as error:
+        raise BadInput(f"{first!r} is no IPv6 subnet such as fd77::/64: {error}.") from None
+    if subnet.num_addresses - 1 < nodes:
         raise BadInput(f"The subnet {first} has no room for {nodes} nodes.")
     return last
 

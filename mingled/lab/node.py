@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import IO
 
@@ -16,28 +16,34 @@ from mingled.errors import BadInput, MingleError
 from mingled.lab.filters import drop_rules
 from mingled.lab.namespaces import PRIVATE_DIRECTORIES, Holder
 from mingled.lab.process import Process
-from mingled.lab.switch import Switch
+from mingled.lab.switch import Switch, link_local
 
 # What the caller's environment says about the caller's machine and not about the node.
 _NOT_OURS = ("XDG_RUNTIME_DIR", "HOSTNAME", "TMPDIR")
 
 
 class Node:
-    """Made by `Lan`. `addresses` (with prefix lengths) has one entry per network, eth0 first."""
+    """Made by `Lan`. `addresses` has one entry per network, eth0 first: IPv4 where the LAN has it,
+    else IPv6, and that is link-local (without scope) where it has no IPv6 subnet. `addresses6` has
+    the IPv6 ones in any case; `link_locals` what each card would give itself."""
 
     def __init__(
         self,
         number: int,
         name: str,
+        networks: int,
         addresses: Sequence[IPv4Interface],
+        addresses6: Sequence[IPv6Interface],
         switch: Switch,
         start: Callable[[], Holder],
     ) -> None:
         self.number = number
         self.name = name
-        self.addresses = tuple(str(address.ip) for address in addresses)
-        self.interfaces = tuple(f"eth{index}" for index in range(len(addresses)))
-        self._with_prefixes = tuple(addresses)
+        self.interfaces = tuple(f"eth{index}" for index in range(networks))
+        self.link_locals = tuple(link_local(network, number) for network in range(networks))
+        self.addresses6 = tuple(str(a.ip) for a in addresses6) or self.link_locals
+        self.addresses = tuple(str(a.ip) for a in addresses) or self.addresses6
+        self._ipv4, self._ipv6 = tuple(addresses), tuple(addresses6)
         self._switch = switch
         self._start = start
         self._holder: Holder | None = None
@@ -137,6 +143,14 @@ class Node:
         self._processes.append(process)
         return process
 
+    def configure(self, lines: Sequence[str]) -> None:
+        """Change this node's network as its root would: each line is one of `ip`'s commands without
+        the word `ip`, such as "addr del 10.77.0.2/24 dev eth0", "link add docker0 type bridge" or
+        "route add default via 10.77.0.1". The first that fails ends it with a `MingleError` that
+        has its words; those before it stay done. `boot` does not repeat them.
+        """
+        self.holder.ip(lines)
+
     def drop(self, match: str) -> None:
         """Drop incoming packets that match an nft expression, such as "tcp dport 29500"."""
         try:
@@ -174,12 +188,20 @@ class Node:
         self.holder.wait_ready()
         self._switch.plug(self.number, self.interfaces, self.holder.pid)
         lines = ["link set lo up"]
-        for interface, address in zip(self.interfaces, self._with_prefixes, strict=True):
-            lines += [f"addr add {address} brd + dev {interface}", f"link set {interface} up"]
-        # There is no gateway; without a route the kernel refuses what goes to everybody.
         lines += [
-            f"route add {to} dev {self.interface}" for to in ("224.0.0.0/4", "255.255.255.255")
+            f"addr add {address} brd + dev {interface}"
+            for interface, address in zip(self.interfaces, self._ipv4, strict=False)
         ]
+        lines += [
+            f"addr add {address} dev {interface} nodad"
+            for interface, address in zip(self.interfaces, self._ipv6, strict=False)
+        ]
+        lines += [f"link set {interface} up" for interface in self.interfaces]
+        if self._ipv4:
+            # There is no gateway; without a route the kernel refuses what goes to everybody.
+            lines += [
+                f"route add {to} dev {self.interface}" for to in ("224.0.0.0/4", "255.255.255.255")
+            ]
         self.holder.ip(lines)
         if self._dropped:
             self._firewall(self._dropped)

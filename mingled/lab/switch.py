@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv6Address
 
 from mingled.errors import MingleError
 from mingled.lab.filters import Loss, loss_rules
@@ -29,10 +30,9 @@ class Switch:
         lines = []
         for network, interface in enumerate(interfaces):
             name = port(node, interface)
-            # The card, and so its MAC address, stays the same when the node boots again.
-            mac = f"02:4d:47:00:{network:02x}:{node:02x}"
+            card = mac(network, node)
             lines += [
-                f"link add {name} type veth peer name {interface} address {mac} netns {pid}",
+                f"link add {name} type veth peer name {interface} address {card} netns {pid}",
                 f"link set {name} master bridge{network} up",
             ]
         self.holder.ip(lines)
@@ -54,3 +54,16 @@ class Switch:
 
 def port(node: int, interface: str) -> str:
     return f"node{node}-{interface}"
+
+
+def mac(network: int, node: int) -> str:
+    """Of the node's card in the network, counted from 0. It stays the same when the node boots
+    again."""
+    return f"02:4d:47:00:{network:02x}:{node:02x}"
+
+
+def link_local(network: int, node: int) -> str:
+    """What IPv6 makes of that MAC address (RFC 4291, appendix A), without scope."""
+    octets = bytes.fromhex(mac(network, node).replace(":", ""))
+    half = bytes([octets[0] ^ 0x02]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + half))

@@ -103,8 +103,8 @@ def test_a_client_that_waits_is_told_of_its_end(path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--interface", "eth99"], "has no interface or address eth99; it has "),
-        (["--interface", "10.255.255.1"], "correct --interface (MINGLED_INTERFACE)"),
+        (["--interface", "eth99"], "has no interface eth99; it has "),
+        (["--interface", "10.255.255.1"], "has no address 10.255.255.1; it has "),
         (["--socket", "/no/such/folder/s"], "give --socket another path"),
         (["--socket", "x" * 200], "AF_UNIX path too long; give --socket another path"),
     ],

@@ -12,15 +12,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from zeroconf import ServiceInfo
-from zeroconf.asyncio import AsyncZeroconf
+from zeroconf import IPVersion, ServiceInfo
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from mingled.core import events
+from mingled.core.datagrams import Identity
 from mingled.core.events import Address
 from mingled.core.messages import Advert
 from mingled.core.words import Label, NodeId, Nonce
 from mingled.edges import mdns
 from mingled.edges.mdns import TYPE, Mdns
+from mingled.net import multicast
+from mingled.net.multicast import NODE_TYPE
 
 LO = (Address(address="127.0.0.1", interface="lo"),)
 
@@ -85,9 +88,9 @@ async def test_what_is_published_is_heard_and_so_is_its_end(sides: tuple[Side, S
     assert await first.next() == events.AdvertHeard(
         advert=two, rung="mdns"
     )  # nothing of its own in between
-    first.mdns.withdraw(one.claim)
+    first.mdns.withdraw(one.label, one.claim)
     assert await second.next() == events.AdvertGone(label=one.label, claim=one.claim, rung="mdns")
-    first.mdns.withdraw(one.claim)
+    first.mdns.withdraw(one.label, one.claim)
     assert first.mdns.state == f"mdns: browsing {TYPE} on lo 127.0.0.1"
 
 
@@ -109,8 +112,8 @@ async def test_who_comes_late_hears_of_it_by_asking(label: Label) -> None:
     one = advert(label)
     first.mdns.advertise(one)
     await second.mdns.start(LO)
-    second.mdns.ask(unicast=True)
-    second.mdns.ask(unicast=False)
+    second.mdns.ask(label, unicast=True)
+    second.mdns.ask(label, unicast=False)
     assert await second.next() == events.AdvertHeard(advert=one, rung="mdns")
     await first.mdns.close()
     await second.mdns.close()
@@ -165,14 +168,29 @@ async def test_what_is_no_advert_of_ours_is_not_heard(sides: tuple[Side, Side]) 
     await stranger.async_close()
 
 
-async def test_only_what_nobody_confirms_is_gone(sides: tuple[Side, Side]) -> None:
+async def test_only_what_was_heard_and_nobody_confirms_is_gone(sides: tuple[Side, Side]) -> None:
     first, second = sides
     one = advert(first.label)
     first.mdns.advertise(one)
     assert await second.next() == events.AdvertHeard(advert=one, rung="mdns")
-    ghost = Nonce(secrets.token_hex(16))
-    second.mdns.doubt(one.label, one.claim)
-    second.mdns.doubt(one.label, ghost)
+    ghost, never = Nonce(secrets.token_hex(16)), Nonce(secrets.token_hex(16))
+    stranger = AsyncZeroconf(interfaces=["127.0.0.1"])
+    info = ServiceInfo(
+        TYPE,
+        f"{first.label}-{ghost}.{TYPE}",
+        port=1,
+        properties={"v": "1", "k": "\x1b[2J"},
+        server="stranger.local.",
+        parsed_addresses=["127.0.0.1"],
+    )
+    await (await stranger.async_register_service(info, cooperating_responders=True))
+    heard = await second.next()
+    assert isinstance(heard, events.AdvertHeard)
+    assert (heard.advert.claim, heard.advert.key_id) == (ghost, "")
+    stranger.zeroconf.registry.async_remove(info)  # and so without a goodbye
+    await stranger.async_close()
+    for claim in (never, one.claim, ghost):
+        second.mdns.doubt(one.label, claim)
     assert await second.next() == events.AdvertGone(label=one.label, claim=ghost, rung="mdns")
 
 
@@ -190,9 +208,128 @@ async def test_a_network_without_multicast_is_no_error(
     )
     one = advert(label)
     side.mdns.advertise(one)
-    side.mdns.ask(unicast=True)
+    side.mdns.ask(label, unicast=True)
     side.mdns.doubt(label, one.claim)
-    side.mdns.withdraw(one.claim)
+    side.mdns.withdraw(label, one.claim)
+    await side.mdns.readdress(LO)
+    assert side.mdns.state.startswith("mdns: does not work")
+    side.mdns.advertise(one)
+    monkeypatch.undo()
+    other = Side(label)
+    await other.mdns.start(LO)
+    await side.mdns.readdress(LO)  # what was advertised meanwhile is published now
+    assert await other.next() == events.AdvertHeard(advert=one, rung="mdns")
+    await other.mdns.close()
+    await side.mdns.close()
+    side.mdns.advertise(one)
+    side.mdns.doubt(label, one.claim)
     await side.mdns.readdress(LO)
     await side.mdns.close()
     assert side.heard.empty()
+
+
+async def test_a_failing_update_ends_in_the_state(
+    label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = Side(label)
+    await side.mdns.start(LO)
+    both = (*LO, Address(address="127.0.0.2", interface="lo2"))
+    assert side.mdns._zeroconf is not None
+
+    async def broken(**_: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(side.mdns._zeroconf.zeroconf, "async_update_interfaces", broken)
+    await asyncio.gather(*(side.mdns.readdress(both) for _ in range(5)))
+    assert side.mdns.state == "mdns: failed: [Errno 19] No such device"
+    monkeypatch.undo()
+    await side.mdns.readdress(LO)
+    assert side.mdns.state == f"mdns: browsing {TYPE} on lo 127.0.0.1"
+    await side.mdns.close()
+
+
+async def test_a_node_is_told_of_when_asked_and_never_announced(label: Label) -> None:
+    node = NodeId(secrets.token_hex(16))
+    heard: asyncio.Queue[events.Event] = asyncio.Queue()
+    idle = Mdns(heard.put_nowait, node, Identity(node=node, host="gpu1", port=29_490))
+    await idle.start(LO)
+    asker = AsyncZeroconf(interfaces=["127.0.0.1"])
+    info = AsyncServiceInfo(NODE_TYPE, f"{node}.{NODE_TYPE}")
+    assert not info.load_from_cache(asker.zeroconf)
+    assert await info.async_request(asker.zeroconf, PATIENCE_S * 1_000)
+    assert info.port == 29_490
+    assert info.decoded_properties == {"v": "1", "h": "gpu1"}
+    assert info.parsed_addresses() == ["127.0.0.1"]
+    await idle.readdress((*LO, Address(address="127.0.0.2", interface="lo")))
+    await asker.async_close()
+    await idle.close()
+
+
+# ---------------------------------------------------------------- where
+
+
+def at(address: str, interface: str, virtual: bool = False) -> Address:
+    return Address(address=address, interface=interface, virtual=virtual)
+
+
+def test_where_it_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = (
+        at("172.17.0.1", "docker0", virtual=True),
+        at("10.0.0.2", "eth0"),
+        at("10.0.0.3", "eth0"),
+        at("fd00::2", "eth0"),
+        at("fe80::2%ib0", "ib0"),
+        at("10.1.0.2", "eth1"),
+    )
+    planned = multicast.plan(some)
+    assert [str(spot) for spot in planned.spots] == [
+        *("eth0 10.0.0.2", "eth0 fd00::2", "ib0 fe80::2", "eth1 10.1.0.2", "docker0 172.17.0.1")
+    ]
+    assert planned.ip_version is IPVersion.All
+    assert not planned.left_out
+    assert planned.choices[2] == planned.spots[2].index  # not an address that others have, too
+    assert multicast.plan([at("fd00::2", "eth0")]).ip_version is IPVersion.V6Only
+    assert multicast.plan([at("10.0.0.2", "eth0")]).ip_version is IPVersion.V4Only
+    assert [str(spot) for spot in multicast.plan(()).spots] == ["lo 127.0.0.1"]
+    monkeypatch.setattr(multicast, "memberships_max", lambda: 1)
+    few = multicast.plan(some)
+    assert [str(spot) for spot in few.spots] == ["eth0 10.0.0.2", "eth0 fd00::2", "ib0 fe80::2"]
+    assert few.left_out == ("eth1", "docker0")
+
+
+async def test_what_is_left_out_is_said(
+    label: Label, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(multicast, "memberships_max", lambda: 1)
+    side = Side(label)
+    crowd = (*LO, at("10.0.0.2", "eth8"), at("10.1.0.2", "eth9"))
+    await side.mdns.start(crowd)
+    await side.mdns.readdress(crowd)
+    assert side.mdns.state == (
+        f"mdns: browsing {TYPE} on lo 127.0.0.1; left out: eth8, eth9 (igmp_max_memberships)"
+    )
+    assert caplog.text.count("left out: eth8, eth9") == 1
+    await side.mdns.close()
+
+
+async def test_an_interface_that_cannot_be_joined_is_tried_again(
+    label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mdns, "REJOIN_AFTER_S", 0.0)
+    side = Side(label)
+    await side.mdns.start((*LO, at("192.0.2.77", "eth8")))
+    said = f"mdns: browsing {TYPE} on lo 127.0.0.1; cannot join on eth8 192.0.2.77"
+    async with asyncio.timeout(PATIENCE_S):
+        while side.mdns._tasks:
+            await asyncio.wait(side.mdns._tasks)
+    assert side.mdns.state == said
+    assert side.mdns._rejoins == mdns.REJOIN_TIMES
+    await side.mdns.readdress(LO)
+    assert side.mdns.state == f"mdns: browsing {TYPE} on lo 127.0.0.1"
+    await side.mdns.close()
+
+
+def test_addresses_can_be_connected_to() -> None:
+    some = ["fe80::1%1", "fe80::2", "fd00::1", "10.0.0.1", "fe80::3%99999"]
+    assert multicast.usable(some, "") == ("fe80::1%lo", "fd00::1", "10.0.0.1")
+    assert multicast.usable(["fe80::2"], "ib0") == ("fe80::2%ib0",)

@@ -222,6 +222,50 @@ def test_other_names_subnet_and_ipv6(lan: MakeLan) -> None:
     assert "fe80::" not in lan(nodes=1).node(1).run(["ip", "-6", "addr"]).stdout
 
 
+def test_ipv6_subnets_one_for_each_network(lan: MakeLan) -> None:
+    first, second = lan(nodes=2, networks=2, ipv6="fd77::/64").nodes
+    assert second.addresses == ("10.77.0.2", "10.78.0.2")
+    assert second.addresses6 == ("fd77::2", "fd77:0:0:1::2")
+    assert second.link_locals == ("fe80::4d:47ff:fe00:2", "fe80::4d:47ff:fe00:102")
+    for network, address in enumerate(second.addresses6):
+        assert reaches(first, address)
+        assert reaches(first, f"{second.link_locals[network]}%eth{network}")
+
+
+def test_nodes_without_ipv4(lan: MakeLan) -> None:
+    first, second = lan(nodes=2, ipv4=False, ipv6="fd77::/64").nodes
+    assert (second.address, second.addresses) == ("fd77::2", ("fd77::2",))
+    assert reaches(first, second.address)
+    assert " 10.77." not in first.run(["ip", "addr"], check=True).stdout
+    bare = lan(nodes=2, ipv4=False, ipv6=True)
+    assert bare.node(2).address == "fe80::4d:47ff:fe00:2"
+    assert reaches(bare.node(1), f"{bare.node(2).address}%eth0")
+    bare.node(2).kill()
+    bare.node(2).boot()
+    assert reaches(bare.node(1), f"{bare.node(2).address}%eth0")
+
+
+def test_a_node_is_configured_as_by_its_root(lan: MakeLan) -> None:
+    first, second = lan(nodes=2).nodes
+    lines = [
+        "link add docker0 type bridge",
+        "addr add 172.17.0.1/16 dev docker0",
+        "link set docker0 up",
+        "addr add 10.77.0.99/24 dev eth0",
+    ]
+    second.configure(lines)
+    assert "172.17.0.1/16" in second.run(["ip", "addr"], check=True).stdout
+    assert "docker0" not in first.run(["ip", "addr"], check=True).stdout
+    assert reaches(first, "10.77.0.99")
+    second.configure(["addr del 10.77.0.99/24 dev eth0"])
+    assert not reaches(first, "10.77.0.99", wait_s=0.3)
+    with pytest.raises(MingleError, match="failed on gpu2"):
+        second.configure(["link set no-such-card up"])
+    second.kill()
+    with pytest.raises(MingleError, match="gpu2 has no power"):
+        second.configure(["link set eth0 up"])
+
+
 def test_power_loss_ends_everything_and_nobody_is_told(lan: MakeLan) -> None:
     first, second = lan(nodes=2).nodes
     server = python(second, LISTEN)
@@ -320,6 +364,10 @@ def has_ended(pidfd: int) -> bool:
         {"hostname": "{x}"},
         {"subnet": "10.77.0.1/24"},
         {"subnet": "10.77.0.0/30", "nodes": 3},
+        {"ipv4": False},
+        {"ipv6": "10.77.0.0/24"},
+        {"ipv6": "fd77::1/64"},
+        {"ipv6": "fd77::/127", "nodes": 3},
         {"share": ["/tmp/nothing here"]},
     ],
 )

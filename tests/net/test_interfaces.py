@@ -1,67 +1,46 @@
-"""Which of a machine's addresses are advertised, and in which order: on machines made up."""
+"""Which of a machine's addresses are advertised, by names alone: on machines made up."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-import socket
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from mingled.core.events import Address
-from mingled.net import interfaces
+from mingled.errors import BadInput
+from mingled.net import interfaces, ioctls, links, netlink, quick
 from mingled.net.interfaces import (
     all_addresses,
     candidates,
+    choice,
     default_interfaces,
     interface_names,
     interface_of,
+    refusal,
 )
 
-V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
-
-
-class Machine:
-    """Stands in for `netifaces`; counts how often it is asked for addresses."""
-
-    def __init__(self, has: dict[str, list[str]], default: dict[int, str]) -> None:
-        self.has = has
-        self.asked = 0
-        self._default = default
-
-    def module(self) -> SimpleNamespace:
-        return SimpleNamespace(
-            AF_INET=V4,
-            AF_INET6=V6,
-            interfaces=lambda: list(self.has),
-            ifaddresses=self._addresses,
-            gateways=lambda: {f: [("gateway", name, True)] for f, name in self._default.items()},
-        )
-
-    def _addresses(self, name: str) -> dict[int, list[dict[str, str]]]:
-        self.asked += 1
-        return {
-            family: [{"addr": a} for a in self.has[name] if (":" in a) == (family == V6)]
-            for family in (V4, V6)
-        }
+from .machines import V4, V6, FakeNetifaces
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine(
+def machine(monkeypatch: pytest.MonkeyPatch) -> FakeNetifaces:
+    made = FakeNetifaces(
         {
-            "lo": ["127.0.0.1", "::1"],
-            "docker0": ["172.17.0.1"],
+            "lo": ["127.0.0.1/255.0.0.0", "::1"],
+            "docker0": ["172.17.0.1/255.255.0.0"],
             "wlan0": ["192.168.1.5"],
             "tailscale0": ["100.64.0.7"],
-            "eth1": ["10.1.0.2", "fe80::2%eth1"],
-            "eth0": ["fd00::1", "10.0.0.1", "fe80::1%eth0"],
-            "veth12": ["10.9.9.9"],
+            "eth1": ["10.1.0.2/255.255.255.0", "fe80::2%eth1"],
+            "eth0": ["fd00::1/ffff:ffff:ffff:ffff::", "10.0.0.1", "fe80::1%eth0"],
+            "vethab12cd3": ["fe80::9%vethab12cd3"],
             "down0": [],
         },
-        {V4: "eth1"},
+        {V4: "eth1", V6: "eth0"},
     )
-    monkeypatch.setattr(interfaces, "_netifaces", made.module)
+    made.speeds = {"eth1": 100_000, "eth0": 1000, "tailscale0": 10}
+    made.install(monkeypatch)
     monkeypatch.setattr(interfaces, "_known", {})
     return made
 
@@ -73,44 +52,94 @@ def names(found: tuple[Address, ...]) -> list[tuple[str, str]]:
 @pytest.mark.usefixtures("machine")
 def test_the_best_address_comes_first() -> None:
     assert names(candidates()) == [
-        ("eth1", "10.1.0.2"),  # the default route's
-        ("eth0", "10.0.0.1"),  # wired
+        ("eth1", "10.1.0.2"),  # the faster
+        ("eth1", "fe80::2"),
+        ("eth0", "10.0.0.1"),
         ("eth0", "fd00::1"),
-        ("tailscale0", "100.64.0.7"),  # wireless and tunnels last, container bridges never
+        ("eth0", "fe80::1"),
         ("wlan0", "192.168.1.5"),
+        ("tailscale0", "100.64.0.7"),
+        ("docker0", "172.17.0.1"),
     ]
-    assert default_interfaces() == ("eth1",)
+    assert default_interfaces() == ("eth1", "eth0")
+
+
+@pytest.mark.usefixtures("machine")
+def test_prefixes_and_what_is_virtual() -> None:
+    assert candidates(["eth1"])[0] == Address(address="10.1.0.2", interface="eth1", prefix=24)
+    (bridge,) = candidates(subnets=["172.16.0.0/12"])
+    assert bridge == Address(address="172.17.0.1", interface="docker0", prefix=16, virtual=True)
+    by_address = {a.address: a for a in all_addresses()}
+    assert by_address["fd00::1"].prefix == 64
+    assert by_address["10.0.0.1"].prefix == 0  # nobody said
+    assert by_address["172.17.0.1"].virtual
+
+
+def test_a_wifi_card_with_another_name_is_found_out(machine: FakeNetifaces) -> None:
+    machine.wireless = {"eth1"}
+    assert names(candidates())[0] == ("eth0", "10.0.0.1")
+
+
+def test_flags_count_where_they_are_known(machine: FakeNetifaces) -> None:
+    machine.flags = {"eth1": 0, "eth0": ioctls.IFF_UP}
+    assert names(candidates())[0] == ("wlan0", "192.168.1.5")
+    reasons = {v.interface: v.why for v in choice().verdicts}
+    assert reasons["eth1"] == "it is down"
+    assert reasons["eth0"].startswith("it has no carrier")
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_malformed_subnet_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"--subnet 10\.0\.0\.0/99: not a subnet"):
+        candidates(subnets=["10.0.0.0/99"])
 
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
-    ("only", "expected"),
+    ("only", "subnets", "said"),
     [
-        (["eth0"], ["10.0.0.1", "fd00::1"]),
-        (["fd00::1"], ["fd00::1"]),
-        (["docker0"], ["172.17.0.1"]),  # whoever names it means it
-        (["wlan0", "eth0"], ["10.0.0.1", "fd00::1", "192.168.1.5"]),
-        (["lo"], ["127.0.0.1", "::1"]),
-        (["eth7"], []),
+        ((), (), None),
+        (("eth0", "10.1.0.2"), ("10.0.0.0/8",), None),
+        (("down0",), (), None),  # its address may still come
+        (("fe80::1%eth0",), (), None),
+        (("eth7",), (), "gpu1 has no interface eth7; it has docker0 172.17.0.1/16, wlan0"),
+        (("10.9.9.9",), (), "gpu1 has no address 10.9.9.9; it has "),
+        ((), ("10.3.0.0/16",), "gpu1 has no address in 10.3.0.0/16; it has "),
+        ((), ("nonsense",), "--subnet nonsense: not a subnet such as 10.0.0.0/8"),
+        ((), ("10.0.0.0/99",), "--subnet 10.0.0.0/99: not a subnet"),
+        (("eth1",), ("192.168.0.0/16",), "that --interface eth1 and --subnet 192.168.0.0/16 both"),
     ],
 )
-def test_what_the_user_allows(only: list[str], expected: list[str]) -> None:
-    assert [a.address for a in candidates(only)] == expected
+def test_refusals(only: tuple[str, ...], subnets: tuple[str, ...], said: str | None) -> None:
+    sentence = refusal(only, subnets, host="gpu1")
+    if said is None:
+        assert sentence is None
+    else:
+        assert sentence is not None
+        assert said in sentence
+        assert "correct" in sentence
 
 
-def test_loopback_only_where_there_is_nothing_else(machine: Machine) -> None:
-    machine.has = {"lo": ["127.0.0.1", "::1"], "docker0": ["172.17.0.1"]}
-    assert names(candidates()) == [("lo", "127.0.0.1"), ("lo", "::1")]
-    machine.has = {}
-    assert candidates() == ()
+def test_a_refusal_lists_loopback_last_and_not_hundreds(machine: FakeNetifaces) -> None:
+    machine.has |= {f"br-{n:012x}": ["172.18.0.1"] for n in range(40)}
+    sentence = refusal(["eth7"], host="gpu1")
+    assert sentence is not None
+    assert "and 36 more: correct --interface" in sentence
 
 
-def test_what_is_no_address_is_left_out(machine: Machine) -> None:
+def test_what_is_no_address_is_left_out(machine: FakeNetifaces) -> None:
     machine.has = {"eth0": ["nonsense", "", "10.0.0.1", "fd00::1%eth0", "fe80::1"]}
     assert names(tuple(all_addresses())) == [("eth0", "10.0.0.1"), ("eth0", "fd00::1")]
 
 
-def test_the_interface_of_an_address_is_remembered(machine: Machine) -> None:
+def test_an_interface_that_goes_while_it_is_read_has_no_addresses(
+    machine: FakeNetifaces,
+) -> None:
+    assert quick.addresses_of("gone0") == ()
+    assert machine.asked == 1
+
+
+def test_the_interface_of_an_address_is_remembered(machine: FakeNetifaces) -> None:
     assert interface_of("10.0.0.1") == "eth0"
     asked = machine.asked
     assert interface_of("fd00::1%eth0") == "eth0"
@@ -124,16 +153,83 @@ def test_the_interface_of_an_address_is_remembered(machine: Machine) -> None:
     assert interface_of("10.0.0.1") == "eth1"
 
 
-def test_an_address_of_two_interfaces_is_the_first_ones(machine: Machine) -> None:
-    machine.has = {"eth0": ["10.0.0.1"], "eth1": ["10.0.0.1"]}
+def test_a_scope_decides_between_two_interfaces(machine: FakeNetifaces) -> None:
+    machine.has = {"eth0": ["10.0.0.1", "fe80::1%eth0"], "eth1": ["10.0.0.1", "fe80::1%eth1"]}
     assert interface_of("10.0.0.1") == "eth0"
+    assert interface_of("fe80::1%eth1") == "eth1"
+    assert interface_of("fe80::1") == "eth0"
+    assert interface_of("fe80::1%7") == "eth0"
+
+
+def test_where_netlink_does_not_answer_names_have_to_do(
+    machine: FakeNetifaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(question: object) -> None:
+        raise netlink.NoNetlink("a sandbox forbids it")
+
+    monkeypatch.setattr(netlink, "ask", refuse)
+    assert candidates(exact=True) == candidates()
+    facts = links.facts()
+    assert (facts.exact, facts.why_not) == (False, "a sandbox forbids it")
+    assert machine.has.keys() == {link.name for link in facts.links}
+
+
+def test_a_snapshot_changes_with_what_matters(
+    machine: FakeNetifaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(before: tuple[object, ...]) -> tuple[object, ...]:
+        after = quick.snapshot()
+        assert after != before
+        return after
+
+    first = quick.snapshot()
+    assert quick.snapshot() == first
+    machine.has["down0"].append("10.2.0.1")
+    second = changed(first)
+    machine.flags["eth0"] = ioctls.IFF_UP
+    third = changed(second)
+    machine.default[V4] = "eth0"
+    fourth = changed(third)
+    machine.flags["eth0"] |= 0x1000  # IFF_MULTICAST and the like are nobody's business
+    assert quick.snapshot() == fourth
+    # Removed and made again, with the same name and addresses: another index.
+    monkeypatch.setattr(ioctls, "index", lambda n: [*machine.has].index(n) + (n == "eth0") * 50)
+    changed(fourth)
+
+
+def test_sysfs_is_believed_only_where_it_shows_our_namespace(tmp_path: Path) -> None:
+    for name, index in (("lo", ioctls.index("lo")), ("other", 77), ("odd", "nonsense")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ifindex").write_text(f"{index}\n")
+    assert ioctls.sysfs("lo", tmp_path) == tmp_path / "lo"
+    assert ioctls.sysfs("other", tmp_path) is None
+    assert ioctls.sysfs("odd", tmp_path) is None
+    assert ioctls.sysfs("eth7", tmp_path) is None
+
+
+def test_an_interface_that_is_not_there_is_not_asked_about() -> None:
+    for name in ("no-such-card", "a name longer than the kernel allows", "", "a\0b", "é" * 9):
+        assert ioctls.flags(name) is None
+        assert ioctls.mtu_bytes(name) is None
+        assert ioctls.speed_mbits(name) is None
+        assert not ioctls.wireless(name)
 
 
 def test_this_very_machine() -> None:
     assert "lo" in interface_names()
     found = all_addresses()
-    assert ("lo", "127.0.0.1") in [(a.interface, a.address) for a in found]
+    assert ("lo", "127.0.0.1", 8) in [(a.interface, a.address, a.prefix) for a in found]
     assert {a.interface for a in found} <= set(interface_names())
-    assert set(candidates()) <= set(found)
+    loopback = candidates(["lo"])
+    assert {a.address for a in loopback} <= {"127.0.0.1", "::1"}
+    assert candidates(["lo"], exact=True) == loopback
+    assert {a for a in candidates() if not a.address.startswith("fe80")} <= set(found)
     for address in candidates():
         ipaddress.ip_address(address.address)
+
+
+async def test_netlink_answers_inside_a_running_loop() -> None:
+    assert asyncio.get_running_loop().is_running()
+    (lo,) = [link for link in links.links() if link.kind == "loopback"]
+    assert (lo.name, lo.hardware, lo.mtu_bytes) == ("lo", False, ioctls.mtu_bytes("lo"))
+    assert "127.0.0.1" in [a.address for a in lo.addresses]

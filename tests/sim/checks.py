@@ -9,6 +9,7 @@ from mingled.core.config import Config
 from mingled.core.messages import Advert
 from mingled.core.table import BETWEEN
 from mingled.core.words import Form, JobId, Nonce, ParticipantId
+from tests.sim.network import host_of
 
 if TYPE_CHECKING:
     from tests.sim.clients import Client
@@ -37,6 +38,7 @@ class Checks:
         self._rosters: dict[tuple[str, int], Config] = {}
         self._sealed_in: dict[str, tuple[str, int]] = {}  #: participant -> (claim, round)
         self._prepared: dict[str, messages.Prepare] = {}  #: by proof
+        self._asked: dict[tuple[str, str], messages.Prepare] = {}  #: (node, proof)
         self._paths: dict[tuple[str, str], set[tuple[str, int]]] = {}  #: (node, proof), proven
         self._acked: set[tuple[str, Nonce]] = set()  #: (node, proof), arrived at the leader
         self._sent: set[tuple[str, str, int]] = set()
@@ -57,7 +59,7 @@ class Checks:
         if isinstance(message, messages.Prepare):
             self._prepared[message.proof] = message
         elif isinstance(message, messages.Ack):
-            prepare = self._prepared[message.proof]
+            prepare = self._asked[daemon.node, message.proof]
             wanted = self._ring(daemon.node, prepare)
             wanted.add((prepare.master_addr, prepare.master_port))
             self._has_proven(daemon, wanted, message.proof)
@@ -83,7 +85,9 @@ class Checks:
         ensure(not lacks, f"gpu{daemon.host + 1} agrees with {lacks} unproven")
 
     def frame_arrived(self, at: Daemon, sender: Daemon, message: messages.Message) -> None:
-        if isinstance(message, messages.Ack) and at.alive:
+        if isinstance(message, messages.Prepare):
+            self._asked[at.node, message.proof] = message
+        elif isinstance(message, messages.Ack) and at.alive:
             self._acked.add((sender.node, message.proof))
 
     # ------------------------------------------------------------ what clients hear
@@ -165,9 +169,12 @@ class Checks:
             ensure(config.rank == 0, f"rank {config.rank} is released before rank 0")
             self._acknowledged(daemon, config)
         else:
-            for field in ("members", "master_addr", "master_port", "nnodes", "world_size"):
+            for field in ("members", "master_port", "nnodes", "world_size"):
                 same = getattr(known, field) == getattr(config, field)
                 ensure(same, f"two rosters of one round differ in {field}: {known} {config}")
+            places = (host_of(c.master_addr) for c in (known, config))
+            hosts = {place[0] for place in places if place is not None}
+            ensure(len(hosts) <= 1, f"rank 0 of one round is on two hosts: {known} {config}")
         me = config.members[config.rank]
         ensure(me.participant == participant, f"{participant} got the rank of {me}")
         ensure(me.node == daemon.node, f"{participant} is said to be on {me.node}")

@@ -24,7 +24,8 @@ def address_of(host: int, network: int) -> str:
 
 def addresses_of(host: int, networks: int) -> tuple[Address, ...]:
     return tuple(
-        Address(address=address_of(host, k), interface=NETWORKS[k]) for k in range(networks)
+        Address(address=address_of(host, k), interface=NETWORKS[k], prefix=24)
+        for k in range(networks)
     )
 
 

@@ -177,6 +177,7 @@ class Scenario:
             self._forged_goodbye,
             self._firewall,
             self._new_addresses,
+            self._moves,
             self._stop,
             self._one_way,
             self._freeze,
@@ -291,6 +292,25 @@ class Scenario:
         addresses = addresses_of(daemon.host, self.air.networks)
         self.world.deliver(daemon, events.AddressesChanged(addresses=addresses[::-1]))
 
+    def _moves(self) -> None:
+        """A cable is pulled: one of two addresses is gone, and its daemon alone is told."""
+        if self.air.networks < 2:
+            return
+        daemon, network = self._daemon(), self.rng.randrange(self.air.networks)
+        self.world.note(daemon.host, f"has no address on network {network}")
+        pairs = {(daemon.host, h, network) for h in range(self.hosts) if h != daemon.host}
+        pairs |= {(b, a, k) for a, b, k in pairs}
+        self.air.cut |= pairs
+        every = addresses_of(daemon.host, self.air.networks)
+        left = tuple(a for k, a in enumerate(every) if k != network)
+        self.world.deliver(daemon, events.AddressesChanged(addresses=left))
+
+        def back() -> None:
+            self.air.cut -= pairs
+            self.world.addresses(daemon.host)
+
+        self._later(self.rng.choice((2.0, 20.0)), back, "the address is back")
+
     def _later(self, wait_s: float, what: Callable[[], None], note: str) -> None:
         def happen() -> None:
             if note:
@@ -309,6 +329,7 @@ class Scenario:
         for host in range(self.hosts):
             self.world.restart(host)
             self.world.daemons[host].version = None
+            self.world.addresses(host)
 
     def clear_away(self) -> dict[JobId, list[Client]]:
         """Everybody leaves, except those waiting who are topped up to a whole job, by job."""

@@ -161,5 +161,5 @@ def test_nothing_that_a_peer_says_raises() -> None:
 
 def test_the_liar_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pursuit, "_flaw", lambda self, message: None)
-    with pytest.raises(KeyError):
+    with pytest.raises(LookupError):
         lie_to(150)

@@ -64,7 +64,7 @@ def test_ack_of_an_aborted_attempt_counts(monkeypatch: pytest.MonkeyPatch) -> No
     # Where attempts are aborted often and repeated at once; one seed in a thousand otherwise.
     monkeypatch.setattr(Scenario, "__init__", fickle)
     monkeypatch.setattr(scenario, "SHAPES", ("auto",))
-    assert "acknowledged" in found(400, hosts=2)
+    assert "acknowledged" in found(1500, hosts=2)
 
 
 def test_no_tie_break_between_leaders(monkeypatch: pytest.MonkeyPatch) -> None:

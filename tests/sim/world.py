@@ -355,6 +355,13 @@ class World:
             ),
         )
 
+    def addresses(self, host: int) -> None:
+        """All that it has: told to the daemon there."""
+        daemon = self.daemons[host]
+        if daemon.alive:
+            every = addresses_of(host, self.air.networks)
+            self.deliver(daemon, events.AddressesChanged(addresses=every))
+
     # ------------------------------------------------------------ discovery
 
     def others(self, daemon: Daemon) -> list[Daemon]:
@@ -476,7 +483,8 @@ class World:
 
     def prove(self, daemon: Daemon, action: actions.ProvePath, late_s: float) -> None:
         place = host_of(action.address)
-        if place is not None and place[0] < len(self.daemons) and late_s < PROVE_S:
+        there = place is not None and place[0] < len(self.daemons) and place[1] < self.air.networks
+        if place is not None and there and late_s < PROVE_S:
             target = self.daemons[place[0]]
             reached = self.air.talks(daemon.host, place[0], place[1])
             reached = reached and place[0] not in self.air.firewalled

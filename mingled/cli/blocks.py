@@ -1,0 +1,87 @@
+"""A block of lines for each thing, wrapped to the terminal: readable in 40 columns, where a table
+is not. In a pipe nothing is wrapped, cut or coloured, so that `grep` finds whole facts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mingled.wording import clean
+
+_INDENT = "  "
+_COLUMNS_MIN = 30
+"""Below it words would be a column of their own."""
+
+_LABELS_SHARE_MAX = 0.4
+"""Of the columns; where labels need more (IPv6 addresses in 40 columns) they get lines of their
+own."""
+
+
+class Block(NamedTuple):
+    title: str
+    marked: bool  #: the title is shown in bold, on a terminal
+    line: str  #: beside the title
+    rows: Sequence[tuple[str, str]]  #: label and text
+
+
+def print_blocks(blocks: Iterable[Block]) -> None:
+    """On stdout, an empty line between two."""
+    columns = _columns()
+    text = "\n\n".join("\n".join(_lines(block, columns)) for block in blocks)
+    if text:
+        print(text)
+
+
+def print_line(text: str) -> None:
+    """One sentence, wrapped where a terminal is narrow. Text from elsewhere is made harmless."""
+    print("\n".join(_wrapped(clean(text), "", _INDENT, _columns())))
+
+
+def milliseconds(value: float) -> str:
+    """`0.368 ms`, `1.61 ms`, `250 ms`: what can be told apart."""
+    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def _lines(block: Block, columns: int | None) -> list[str]:
+    width = max(len(label) for label, _ in block.rows) + 2 if block.rows else 0
+    title = clean(block.title)
+    head = _wrapped(f"{title}  {clean(block.line)}", "", _INDENT, columns)
+    if block.marked and _coloured():
+        head[0] = f"\x1b[1m{title}\x1b[0m" + head[0][len(title) :]
+    lines = head
+    for label, text in block.rows:
+        first = f"{_INDENT}{clean(label):<{width}}"
+        if columns is not None and width > columns * _LABELS_SHARE_MAX:
+            lines.append(first.rstrip())
+            first = 2 * _INDENT
+        lines += _wrapped(clean(text), first, " " * len(first), columns)
+    return lines
+
+
+def _wrapped(text: str, first: str, later: str, columns: int | None) -> list[str]:
+    if columns is None:
+        return [first + text]
+    return textwrap.wrap(
+        text,
+        columns,
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [first.rstrip()]
+
+
+def _columns() -> int | None:
+    """None: do not wrap. COLUMNS is obeyed in a pipe too, since somebody set it on purpose."""
+    asked = os.environ.get("COLUMNS", "")
+    if not sys.stdout.isatty() and not asked.isdecimal():
+        return None
+    return max(_COLUMNS_MIN, shutil.get_terminal_size().columns)
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ

@@ -1,0 +1,136 @@
+"""The daemon's configuration file: TOML, each key a flag of `mingled`. Flags and the environment
+beat it.
+
+    # /etc/mingled/mingled.toml
+    interface = ["eth0", "ib0"]
+    peers = ["head.lab.example"]
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mingled.core.peers import check_peers, check_subnets, listed
+from mingled.errors import BadInput
+from mingled.frameworks.environment import defaults
+
+PATH = Path("/etc/mingled/mingled.toml")
+
+RUNGS = ("mdns", "broadcast", "peers")
+
+KEYS: dict[str, tuple[str, str]] = {
+    # key: (kind, as an example)
+    "socket": ("text", '"/run/mingled/control.sock"'),
+    "link_port": ("port", "29490"),
+    "broadcast_port": ("port", "29491"),
+    "interface": ("list", '["eth0"]'),
+    "subnet": ("list", '["10.0.0.0/24"]'),
+    "peers": ("list", '["gpu1", "head.lab.example"]'),
+    "discovery": ("list", '["mdns", "broadcast", "peers"]'),
+    "log_level": ("text", '"info"'),
+}
+"""What may stand in the file."""
+
+_OPTIONS = {
+    "socket": "socket_path",
+    "interface": "interfaces",
+    "subnet": "subnets",
+}
+"""The parameter of `mingled`'s command that a key stands for, where it is called otherwise."""
+
+
+def load(path: Path, *, needed: bool) -> dict[str, Any]:
+    """The file as defaults of `mingled`'s options. One that is not there is an error only where it
+    was asked for. Raises `BadInput` naming file, line and what is allowed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if not needed:
+            return {}
+        raise _bad(path, None, "no such file; correct --config (MINGLE_CONFIG)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _bad(path, None, f"cannot be read: {reason}") from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _bad(path, None, f"is no TOML: {error}") from None
+    found = {}
+    for key, value in values.items():
+        line = _line_of(text, key)
+        if key not in KEYS:
+            raise _bad(path, line, f"no key {key!r}; there are {', '.join(KEYS)}")
+        kind, example = KEYS[key]
+        try:
+            found[_OPTIONS.get(key, key)] = _value(kind, key, value)
+        except BadInput as error:
+            what = f"{key} = {value!r}: {error}; want something like {key} = {example}"
+            raise _bad(path, line, what) from None
+    return found
+
+
+def _value(kind: str, key: str, value: object) -> Any:
+    if kind == "port":
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65_536:
+            raise BadInput("not a port from 1 to 65535")
+        return value
+    if kind == "text":
+        if not isinstance(value, str) or not value:
+            raise BadInput("not a text")
+        return value
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadInput("not a list of texts")
+    words = listed(texts)
+    if key == "peers":
+        check_peers(words)
+    elif key == "subnet":
+        check_subnets(words)
+    elif key == "discovery":
+        check_rungs(words)
+    return words
+
+
+def check_rungs(words: tuple[str, ...]) -> None:
+    """Each is a rung of discovery, and there is one; `BadInput` otherwise."""
+    wrong = [word for word in words if word not in RUNGS]
+    if wrong or not words:
+        raise BadInput(
+            f"{', '.join(wrong) or 'nothing'} is no way of discovery; there are {', '.join(RUNGS)}"
+        )
+
+
+def _line_of(text: str, key: str) -> int | None:
+    pattern = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    for number, line in enumerate(text.splitlines(), 1):
+        if pattern.match(line):
+            return number
+    return None
+
+
+def _bad(path: Path, line: int | None, what: str) -> BadInput:
+    where = f"{path}, line {line}" if line is not None else str(path)
+    return BadInput(f"{where} on {socket.gethostname()}: {what}")
+
+
+def as_defaults(ctx: click.Context, _param: click.Parameter, given: Path | None) -> None:
+    """click's callback of `--config`, before the other options are read."""
+    in_environment = os.environ.get("MINGLE_CONFIG")
+    named = given or (Path(in_environment) if in_environment else None)
+    ctx.default_map = load(named or PATH, needed=named is not None)
+
+
+def forget_exported(environ: MutableMapping[str, str]) -> None:
+    """What an earlier job's `mingle-wait` has set here is not the user's wish: a daemon that a
+    training script starts is to see every interface."""
+    wishes = defaults(environ)
+    for name in [n for n in environ if n.startswith("MINGLE_") and n not in wishes]:
+        del environ[name]

@@ -1,0 +1,162 @@
+"""The second rung: adverts by UDP broadcast, for networks that drop multicast.
+
+Over IPv6 broadcast is ff02::1, all nodes of the link. Nothing is sent while nobody leads or asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from mingled.core import events
+from mingled.core.datagrams import Announce, Ask, Bye, Datagram, scoped
+from mingled.core.events import Address
+from mingled.core.messages import Advert
+from mingled.core.words import Label, Nonce
+from mingled.net.datagrams import Arrival, Datagrams
+from mingled.net.hearsay import Hearsay
+
+ONCE_IN_S = 1.0
+"""An advert is said no more often than this, however many ask: one answer serves them all. And
+what another host has asked within this need not be asked again (RFC 6762, 7.3)."""
+
+REPEAT_JITTER_S = 0.25
+"""A first advert is repeated once, ONCE_IN_S and up to this later: broadcasts get lost."""
+
+ASKED_MAX = 1_024
+"""Labels remembered as asked for by others; the oldest go."""
+
+
+class _Led:
+    """What is advertised here."""
+
+    def __init__(self, advert: Advert) -> None:
+        self.advert = advert
+        self.said_at_s = -ONCE_IN_S
+        self.next: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        if self.next is not None:
+            self.next.cancel()
+            self.next = None
+
+
+class Broadcast:
+    """Adverts in and out by broadcast, over the port that `datagrams` holds (its maker starts and
+    closes it)."""
+
+    def __init__(self, emit: Callable[[events.Event], None], datagrams: Datagrams) -> None:
+        self._emit = emit
+        self._datagrams = datagrams
+        self._led: dict[Nonce, _Led] = {}
+        self._asked: dict[Label, float] = {}  #: when others asked last
+        self._hearsay = Hearsay(self._gone)
+        self._failures: dict[str, str] = {}  #: by target, of what was sent last
+        self._open = False
+        datagrams.subscribe(self._arrived)
+
+    @property
+    def state(self) -> str:
+        if not self._open:
+            return "broadcast: not started"
+        if self._datagrams.trouble:
+            return f"broadcast: does not work: {self._datagrams.trouble}"
+        names = [f"{t.interface} {t.host}".strip() for t in self._datagrams.targets]
+        works = [name for name in names if name not in self._failures]
+        failures = ", ".join(
+            f"{name}: {reason}" for name, reason in self._failures.items() if name in names
+        )
+        if not works:
+            return f"broadcast: does not work: {failures}"
+        state = f"broadcast: UDP {self._datagrams.port} on {', '.join(works)}"
+        return f"{state}; does not work on {failures}" if failures else state
+
+    async def start(self, addresses: Sequence[Address]) -> None:
+        self._open = True
+
+    async def close(self) -> None:
+        for led in list(self._led.values()):
+            self.withdraw(led.advert.label, led.advert.claim)
+        self._hearsay.close()
+        self._open = False
+
+    async def readdress(self, addresses: Sequence[Address]) -> None:
+        self._failures.clear()
+
+    # ------------------------------------------------------------ actions
+
+    def advertise(self, advert: Advert, peers: Sequence[str] = ()) -> None:
+        if not self._open:
+            return
+        led = self._led.setdefault(advert.claim, _Led(advert))
+        led.advert = advert
+        led.cancel()
+        self._say(led)
+        self._say_after(led, ONCE_IN_S + random.uniform(0, REPEAT_JITTER_S))
+
+    def withdraw(self, label: Label, claim: Nonce) -> None:
+        led = self._led.pop(claim, None)
+        if led is not None:
+            led.cancel()
+            self._broadcast(Bye(node=self._datagrams.node, label=label, claim=claim))
+
+    def ask(self, label: Label, *, unicast: bool, peers: Sequence[str] = ()) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self._open and now_s - self._asked.get(label, -ONCE_IN_S) >= ONCE_IN_S:
+            self._ask(label)
+
+    def doubt(self, label: Label, claim: Nonce) -> None:
+        if self._open and self._hearsay.doubt(label, claim) is not None:
+            self._ask(label)
+
+    # ------------------------------------------------------------ out
+
+    def _ask(self, label: Label) -> None:
+        self._broadcast(Ask(node=self._datagrams.node, labels=(label,)))
+
+    def _broadcast(self, datagram: Datagram) -> None:
+        failed = self._datagrams.broadcast(datagram)
+        self._failures = {f"{t.interface} {t.host}".strip(): why for t, why in failed.items()}
+
+    def _say(self, led: _Led) -> None:
+        led.next = None
+        led.said_at_s = asyncio.get_running_loop().time()
+        self._broadcast(Announce(node=self._datagrams.node, advert=led.advert))
+
+    def _say_after(self, led: _Led, pause_s: float) -> None:
+        led.next = asyncio.get_running_loop().call_later(pause_s, self._say, led)
+
+    def _asked_for(self, label: Label) -> None:
+        """Another host asked: say what is led here, unless that has just been said to all."""
+        now_s = asyncio.get_running_loop().time()
+        self._asked.pop(label, None)
+        self._asked[label] = now_s
+        if len(self._asked) > ASKED_MAX:
+            del self._asked[next(iter(self._asked))]
+        for led in self._led.values():
+            if led.advert.label == label and led.next is None:
+                self._say_after(led, max(0.0, led.said_at_s + ONCE_IN_S - now_s))
+
+    # ------------------------------------------------------------ in
+
+    def _arrived(self, arrival: Arrival) -> None:
+        if not self._open or arrival.means == "unicast":
+            return
+        match arrival.datagram:
+            case Announce(advert=advert) if advert.claim not in self._led:
+                self._hearsay.add(advert.label, advert.claim, (arrival.host, arrival.port))
+                usable = scoped(advert.addresses, arrival.interface)
+                advert = msgspec.structs.replace(advert, addresses=usable)
+                self._emit(events.AdvertHeard(advert=advert, rung="broadcast"))
+            case Bye(label=label, claim=claim):
+                if self._hearsay.remove(label, claim):
+                    self._gone(label, claim)
+            case Ask(labels=labels):
+                for label in labels:
+                    self._asked_for(label)
+
+    def _gone(self, label: Label, claim: Nonce) -> None:
+        self._emit(events.AdvertGone(label=label, claim=claim, rung="broadcast"))

@@ -1,0 +1,72 @@
+"""The ladder of discovery: every rung at once, as one. Any single one that works is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from mingled.core import actions, events
+from mingled.core.datagrams import Identity
+from mingled.core.discovery import Discovery
+from mingled.core.events import Address
+from mingled.edges.broadcast import Broadcast
+from mingled.edges.mdns import Mdns
+from mingled.edges.unicast import Unicast
+from mingled.net.datagrams import Datagrams
+from mingled.net.resolve import Resolver
+
+
+class Ladder:
+    """`rungs`: which of mdns, broadcast and peers; `peers`: hosts to ask for every job."""
+
+    def __init__(
+        self,
+        emit: Callable[[events.Event], None],
+        identity: Identity,
+        *,
+        rungs: Collection[str],
+        peers: Sequence[str],
+        port: int,
+    ) -> None:
+        self._datagrams = Datagrams(identity, port=port)
+        every: dict[str, Callable[[], Discovery]] = {
+            "mdns": lambda: Mdns(emit, identity.node, identity),
+            "broadcast": lambda: Broadcast(emit, self._datagrams),
+            "peers": lambda: Unicast(emit, self._datagrams, Resolver(), peers),
+        }
+        self._rungs = [make() for name, make in every.items() if name in rungs]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """One line for each rung: what works, what does not and why."""
+        return tuple(rung.state for rung in self._rungs)
+
+    async def start(self, addresses: Sequence[Address]) -> None:
+        await self._datagrams.start(addresses)
+        for rung in self._rungs:
+            await rung.start(addresses)
+
+    async def close(self) -> None:
+        """Say goodbye on each."""
+        for rung in self._rungs:
+            await rung.close()
+        await self._datagrams.close()
+
+    async def readdress(self, addresses: Sequence[Address]) -> None:
+        """The machine's addresses or interfaces may have changed."""
+        await self._datagrams.readdress(addresses)
+        for rung in self._rungs:
+            await rung.readdress(addresses)
+
+    def perform(
+        self, action: actions.Advertise | actions.Withdraw | actions.Ask | actions.Doubt
+    ) -> None:
+        for rung in self._rungs:
+            match action:
+                case actions.Advertise():
+                    rung.advertise(action.advert, action.peers)
+                case actions.Withdraw():
+                    rung.withdraw(action.label, action.claim)
+                case actions.Ask():
+                    rung.ask(action.label, unicast=action.unicast, peers=action.peers)
+                case actions.Doubt():
+                    rung.doubt(action.label, action.claim)

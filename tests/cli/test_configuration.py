@@ -1,0 +1,113 @@
+"""The configuration file: what it says is a default, and what is wrong in it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mingled.cli.configuration import KEYS, as_defaults, forget_exported, load
+from mingled.cli.mingled import command
+from mingled.errors import BadInput
+from mingled.frameworks.environment import exported
+
+WHOLE = """
+# All that may stand there.
+socket = "/run/other.sock"
+link_port = 4000
+broadcast_port = 4001
+interface = ["eth0", "ib0"]
+subnet = "10.0.0.0/24"
+peers = "gpu1, head.lab.example"
+discovery = ["peers"]
+log_level = "debug"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "mingled.toml"
+
+
+def test_every_key_is_a_default_of_an_option(file: Path) -> None:
+    file.write_text(WHOLE)
+    found = load(file, needed=True)
+    assert found == {
+        "socket_path": "/run/other.sock",
+        "link_port": 4000,
+        "broadcast_port": 4001,
+        "interfaces": ("eth0", "ib0"),
+        "subnets": ("10.0.0.0/24",),
+        "peers": ("gpu1", "head.lab.example"),
+        "discovery": ("peers",),
+        "log_level": "debug",
+    }
+    assert set(found) <= {parameter.name for parameter in command.params}
+    assert len(found) == len(KEYS)
+
+
+def test_flags_and_the_environment_beat_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('link_port = 4000\nlog_level = "debug"\nbroadcast_port = 4001\n')
+    monkeypatch.setenv("MINGLE_CONFIG", str(file))
+    monkeypatch.setenv("MINGLE_LOG_LEVEL", "error")
+    context = command.make_context("mingled", ["--link-port", "5000"])
+    read = {k: context.params[k] for k in ("link_port", "log_level", "broadcast_port")}
+    assert read == {"link_port": 5000, "log_level": "error", "broadcast_port": 4001}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("\ninterfaces = 1", 2, "no key 'interfaces'; there are socket, link_port"),
+        ("[network]\npeers = 1", 1, "no key 'network'"),
+        ("link_port = 70000", 1, "not a port from 1 to 65535; want something like link_port = 29"),
+        ("link_port = true", 1, "not a port"),
+        ('# a\n\ninterface = ["eth0", 7]', 3, "not a list of texts; want something like"),
+        ('peers = ["a;b"]', 1, "peer 'a;b' is no host"),
+        ('subnet = "10.0.0.0/33"', 1, "subnet '10.0.0.0/33' is none"),
+        ('discovery = ["smoke"]', 1, "smoke is no way of discovery; there are mdns, broadcast"),
+        ("discovery = []", 1, "nothing is no way of discovery"),
+        ("log_level = 3", 1, "not a text"),
+        ("link_port = ", None, "is no TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(file: Path, text: str, line: int | None, words: str) -> None:
+    file.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        load(file, needed=True)
+    said = str(caught.value)
+    assert said.startswith(f"{file}, line {line} on " if line else f"{file} on ")
+    assert words in said
+
+
+def test_a_file_that_is_not_there(file: Path) -> None:
+    assert load(file, needed=False) == {}
+    with pytest.raises(BadInput, match="no such file; correct --config"):
+        load(file, needed=True)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="cannot be read"):
+        load(file, needed=False)
+
+
+def test_the_default_file_is_read_where_none_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mingled.cli.configuration.PATH", file)
+    context = command.make_context("mingled", ["--private"])
+    as_defaults(context, command.params[0], None)
+    assert context.default_map == {}
+    file.write_text("link_port = 4000")
+    as_defaults(context, command.params[0], None)
+    assert context.default_map == {"link_port": 4000}
+
+
+def test_what_an_earlier_job_exported_is_no_wish() -> None:
+    ours = {"MINGLE_INTERFACE": "eth0", "MINGLE_JOB": "bert"}
+    environ = {**ours, "MINGLE_EXPORTED": exported(ours), "MINGLE_PEERS": "gpu1", "PATH": "/bin"}
+    forget_exported(environ)
+    assert environ == {"MINGLE_PEERS": "gpu1", "PATH": "/bin"}
+    chosen = {**ours, "MINGLE_INTERFACE": "eth1", "MINGLE_EXPORTED": exported(ours)}
+    forget_exported(chosen)
+    assert chosen == {"MINGLE_INTERFACE": "eth1"}
