@@ -68,6 +68,10 @@ def all_at_once(fleet: Fleet, repeat: int) -> list[Result]:
     ]
 
 
+TO_ALL = "(udp port 5353 or udp port 29491) and ether multicast"
+"""mDNS and broadcast, which tcpdump counts as multicast, too."""
+
+
 def packets(fleet: Fleet, repeat: int, settle_s: float) -> list[Result]:
     """Multicast of one job's start, from rank 0's join until it is quiet again."""
     fleet.settle(settle_s)
@@ -86,7 +90,7 @@ def _multicast(fleet: Fleet, repeat: int, who: str, groups: list[Sequence[int]])
     for _ in range(repeat):
         time.sleep(QUIET_S)
         # Every node sees what is sent to all, so the last one's card has each packet once.
-        with fleet.lan.capture(size, "udp port 5353 and ether multicast") as seen:
+        with fleet.lan.capture(size, TO_ALL) as seen:
             spans = fleet.in_order("join", *groups, job=fleet.job(), rank=None)
             time.sleep(QUIET_S)
         fleet.leave()

@@ -6,7 +6,6 @@ Over IPv6 broadcast is ff02::1, all nodes of the link. Nothing is sent while nob
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -22,9 +21,6 @@ from mingled.net.hearsay import Hearsay
 ONCE_IN_S = 1.0
 """An advert is said no more often than this, however many ask: one answer serves them all. And
 what another host has asked within this need not be asked again (RFC 6762, 7.3)."""
-
-REPEAT_JITTER_S = 0.25
-"""A first advert is repeated once, ONCE_IN_S and up to this later: broadcasts get lost."""
 
 ASKED_MAX = 1_024
 """Labels remembered as asked for by others; the oldest go."""
@@ -95,7 +91,6 @@ class Broadcast:
         led.advert = advert
         led.cancel()
         self._say(led)
-        self._say_after(led, ONCE_IN_S + random.uniform(0, REPEAT_JITTER_S))
 
     def withdraw(self, label: Label, claim: Nonce) -> None:
         led = self._led.pop(claim, None)
@@ -104,8 +99,16 @@ class Broadcast:
             self._broadcast(Bye(node=self._datagrams.node, label=label, claim=claim))
 
     def ask(self, label: Label, *, unicast: bool, peers: Sequence[str] = ()) -> None:
+        if not self._open:
+            return
         now_s = asyncio.get_running_loop().time()
-        if self._open and now_s - self._asked.get(label, -ONCE_IN_S) >= ONCE_IN_S:
+        led = [led for led in self._led.values() if led.advert.label == label]
+        # A leader that asks looks for rivals, and they hear its advert as well as any question. So
+        # an advert that got lost is repeated, too, for as long as somebody waits.
+        for own in led:
+            if now_s - own.said_at_s >= ONCE_IN_S and own.next is None:
+                self._say(own)
+        if not led and now_s - self._asked.get(label, -ONCE_IN_S) >= ONCE_IN_S:
             self._ask(label)
 
     def doubt(self, label: Label, claim: Nonce) -> None:
