@@ -94,9 +94,14 @@ def roster_line(config: Config) -> str | None:
     return clean(line + (f" and {more} more" if more > 0 else ""))
 
 
+def endpoint(address: str, port: int) -> str:
+    """`10.0.0.7:29500`, `[fd00::7]:29500`."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def released_line(config: Config, found_s: float, waited_s: float) -> str:
     """One sentence: who is rank 0, where, what this node is, and what the wait was for."""
-    master = f"{config.master_addr}:{config.master_port}"
+    master = endpoint(config.master_addr, config.master_port)
     head = f"rank 0 is {config.leader_host} ({master})"
     if config.form is Form.PLAIN:
         tail = f"this is rank {config.rank}"

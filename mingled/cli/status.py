@@ -12,7 +12,7 @@ from mingled import client
 from mingled.core import local
 from mingled.core.words import Form, JobId
 from mingled.errors import DaemonError, MingleError
-from mingled.wording import clean
+from mingled.wording import clean, endpoint
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +98,7 @@ def _headline(job: local.Job) -> str:
         r = job.rounds[-1]
         parts.append(
             f"round {r.round} runs for {duration(r.since_s)}, rank 0 is at "
-            f"{r.master_addr}:{r.master_port}"
+            f"{endpoint(r.master_addr, r.master_port)}"
         )
     waiting = [seat for seat in job.seats if seat.state == "waiting"]
     if waiting and waiting[0].form is not Form.PLAIN:

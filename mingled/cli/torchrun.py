@@ -169,9 +169,18 @@ def rewrite(line: TorchrunLine, config: Config) -> list[str]:
 
     Its own `--nnodes`, `--node-rank` and `--nproc-per-node` are taken out; the rendezvous stays
     torchrun's default, static. Behind another command the line stays as it is (it gets PET_*).
+
+    Raises:
+        BadInput: rank 0's address has a scope, which torchrun does not take.
     """
     if not line.direct:
         return list(line.argv)
+    if "%" in config.master_addr:
+        raise BadInput(
+            f"job {config.job}: the machines reach each other by IPv6 link-local addresses only "
+            f"(rank 0 is {config.master_addr}), and torchrun takes none; give them IPv4 or other "
+            "IPv6 addresses, or start each process by itself: --world-size W -- python ..."
+        )
     taken = {at for flag in line.flags if flag.name in _OURS for at in range(flag.first, flag.end)}
     kept = [word for at, word in enumerate(line.argv[: line.insert_at]) if at not in taken]
     return [

@@ -6,7 +6,7 @@ import msgspec
 
 from mingled.core.events import Address
 from mingled.core.local import Job, Local
-from mingled.core.messages import Advert, Message, Place
+from mingled.core.messages import Advert, Message, NodeCard, Place
 from mingled.core.words import JobId, Label, Nonce, ParticipantId
 
 
@@ -144,7 +144,10 @@ class Introduce(Action, frozen=True, kw_only=True):
     """Answer a Hail: this daemon's Presence, with what the shell knows of the machine."""
 
     link: int
-    labels: tuple[Label, ...]  #: of the jobs here
+    remote: str  #: the asker's address, as seen here
+    card: NodeCard
+    labels: tuple[Label, ...]  #: of the jobs that were asked for, those here
+    jobs: int  #: in all
 
 
 class TryPlaces(Action, frozen=True, kw_only=True):

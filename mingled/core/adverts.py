@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import msgspec
 
 from mingled.core.events import Rung
@@ -26,7 +28,9 @@ class Heard:
         own (multicast knows which interface a link-local one belongs to), and what was heard last
         knows best."""
         newest = list(reversed(self.by_rung.values()))
-        addresses = tuple(dict.fromkeys(a for advert in newest for a in advert.addresses))
+        # In turn, so that what one rung says cannot push out what the others do.
+        in_turn = zip_longest(*(advert.addresses for advert in newest))
+        addresses = tuple(dict.fromkeys(a for some in in_turn for a in some if a is not None))
         merged = msgspec.structs.replace(newest[0], addresses=addresses[:ADDRESSES_MAX])
         before, self.advert = self.advert, merged
         same = merged.port == before.port and set(merged.addresses) == set(before.addresses)

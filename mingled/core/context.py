@@ -54,7 +54,15 @@ class Context:
 
     def own_end(self, local: Address) -> Address:
         """Our end of a connection, with what is known of it."""
-        return next((a for a in self.addresses if a.address == local.address), local)
+        # A link-local address may be on several interfaces: VLANs share their card's.
+        return next(
+            (
+                a
+                for a in self.addresses
+                if a.address == local.address and local.interface in ("", a.interface)
+            ),
+            local,
+        )
 
     def do(self, action: actions.Action) -> None:
         self.out.append(action)

@@ -1,7 +1,7 @@
 """Daemons that ask who is there, and what can be reached from there: for `mingle nodes` and doctor.
 
-Nothing here touches a job. A test connects only to whoever asks, or to nodes of a job whose label
-the asker knows: a daemon is no tool to scan other people's networks with.
+Nothing here touches a job. A test connects only to whoever asks, or to the daemons' ports on nodes
+of a job whose label the asker knows: a daemon is no tool to scan other people's networks with.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from mingled.core import actions, messages
 from mingled.core.context import Context
 from mingled.core.events import PlacesTried
+from mingled.core.home import node_card
 from mingled.core.job import Job
-from mingled.core.messages import Message, Place, Tried
+from mingled.core.messages import ADDRESSES_MAX, Message, NodeCard, Place, Tried
 from mingled.core.words import Label
 
 NOT_ALLOWED = "not tested: it is neither the asker's address nor one of that job"
@@ -30,8 +31,13 @@ class Hails:
         """A frame on a link that belongs to no job. False: it is none of ours."""
         match message:
             case messages.Hail():
-                labels = tuple(job.label for job in self._jobs())
-                self._ctx.do(actions.Introduce(link=link, labels=labels))
+                here = {job.label for job in self._jobs()}
+                labels = tuple(label for label in message.labels if label in here)
+                self._ctx.do(
+                    actions.Introduce(
+                        link=link, remote=remote, card=self._card(), labels=labels, jobs=len(here)
+                    )
+                )
             case messages.Test():
                 self._test(link, remote, message.label, message.places)
             case messages.Listen():
@@ -48,17 +54,28 @@ class Hails:
                 return False
         return True
 
+    def _card(self) -> NodeCard:
+        ctx = self._ctx
+        addresses = tuple(a.address for a in ctx.addresses[:ADDRESSES_MAX])
+        return node_card(ctx, addresses)
+
     def _test(self, link: int, remote: str, label: Label | None, places: tuple[Place, ...]) -> None:
-        allowed = {remote}
-        for job in self._jobs():
-            if job.label == label:
-                allowed |= job.addresses()
+        job = next((job for job in self._jobs() if job.label == label), None)
+        known = job.addresses() if job is not None else frozenset()
+        settings = self._ctx.settings
+        master = range(settings.port_first, settings.port_first + settings.port_count)
+
+        def allowed(place: Place) -> bool:
+            # A word is a daemon's own: whoever reads it has reached no other service.
+            ours = place.word or place.port == self._ctx.link_port or place.port in master
+            return place.address == remote or bool(place.address in known and ours)
+
         self._refused[link] = tuple(
             Tried(address=p.address, port=p.port, reason=NOT_ALLOWED, took_s=0.0)
             for p in places
-            if p.address not in allowed
+            if not allowed(p)
         )
-        wanted = tuple(p for p in places if p.address in allowed)
+        wanted = tuple(p for p in places if allowed(p))
         self._ctx.do(actions.TryPlaces(link=link, places=wanted))
 
     def tried(self, event: PlacesTried) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mingled.core import actions
+from mingled.core.context import Context
 from mingled.core.events import Address
 from mingled.core.messages import ADDRESSES_MAX, NodeCard
 from mingled.core.reach import permitted, to_try
@@ -17,6 +18,17 @@ Wish = tuple[tuple[str, ...], tuple[str, ...]]
 """Interfaces and subnets that a user allows; empty ones: all."""
 
 NO_WISH: Wish = ((), ())
+
+
+def node_card(ctx: Context, addresses: tuple[str, ...]) -> NodeCard:
+    """Who this daemon is, with those of its addresses that may be told."""
+    return NodeCard(
+        node=ctx.node,
+        host=ctx.host,
+        port=ctx.link_port,
+        ring_port=ctx.ring_port,
+        addresses=addresses,
+    )
 
 
 class Home:
@@ -57,13 +69,7 @@ class Home:
         return tuple(a.address for a in self.addresses[:ADDRESSES_MAX])
 
     def card(self) -> NodeCard:
-        return NodeCard(
-            node=self._ctx.node,
-            host=self._ctx.host,
-            port=self._ctx.link_port,
-            ring_port=self._ctx.ring_port,
-            addresses=self.candidates(),
-        )
+        return node_card(self._ctx, self.candidates())
 
     def first_address(self) -> str:
         return self.addresses[0].address if self.addresses else ""

@@ -73,11 +73,9 @@ class Job:
         found = {m.address for held in self.rounds.helds for m in held.members.values()}
         if self.claim is not None:
             for session in self.claim.sessions.values():
-                found |= {session.remote_address, *session.card.addresses}
+                found.add(session.remote_address)
         if self.pursuit is not None:
             found.add(self.pursuit.remote)
-            if self.pursuit.leader is not None:
-                found.update(self.pursuit.leader.addresses)
             if self.pursuit.progress is not None:
                 found.update(seen.address for seen in self.pursuit.progress.present)
         return found

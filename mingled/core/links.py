@@ -50,7 +50,7 @@ class Links:
         if link in self._job.search.tries:
             self._job.search.opened(link, local_, remote, now)
         elif self._job.watches.owns(link):
-            self._job.watches.probe_opened(link, now)
+            self._job.watches.probe_opened(link, remote, now)
         elif self._job.pursuit is not None and self._job.pursuit.link == link:
             self._job.pursuit.reopened(local_, remote, now)
         elif self._job.claim is not None and self._job.claim.contests.owns(link):

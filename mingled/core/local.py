@@ -74,7 +74,7 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     @property
     def wish(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The interfaces and subnets to use alone."""
-        return self.interfaces, self.subnets
+        return tuple(sorted(set(self.interfaces))), tuple(sorted(set(self.subnets)))
 
 
 class Reattach(Local, tag="reattach", frozen=True, kw_only=True):

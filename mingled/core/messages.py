@@ -42,6 +42,9 @@ ADDRESSES_MAX = 16
 """Of one node or advert: more than any host has for one network, and each is tried."""
 
 
+LABELS_MAX = 1_024
+"""As many as one daemon has jobs."""
+
 PLACES_MAX = 256
 """To be tested by one daemon at once, for doctor."""
 
@@ -213,11 +216,12 @@ class Reach(Message, tag="reach", frozen=True, kw_only=True):
 
 
 class Reached(Message, tag="reached", frozen=True, kw_only=True):
-    """These, and from which address of mine each."""
+    """These as well, and from which address of mine each."""
 
     claim: Nonce
     addresses: tuple[str, ...]
     sources: tuple[str, ...]
+    done: bool  #: no more are being tried
 
     def __post_init__(self) -> None:
         _check_addresses(self.addresses)
@@ -409,10 +413,15 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hail(Message, tag="hail", frozen=True, kw_only=True):
-    """Who are you? The first frame of a link of its own; answered by Presence. Test and Listen may
-    follow over the same link."""
+    """Who are you, and which of these jobs are on your node? The first frame of a link of its own;
+    answered by Presence. Test and Listen may follow over the same link."""
 
     version: tuple[int, int] = VERSION
+    labels: tuple[Label, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.labels) > LABELS_MAX:
+            raise BadInput(f"{len(self.labels)} jobs asked for, at most {LABELS_MAX} allowed")
 
 
 class Presence(Message, tag="presence", frozen=True, kw_only=True):
@@ -426,7 +435,8 @@ class Presence(Message, tag="presence", frozen=True, kw_only=True):
     machine: str  #: a hash of its machine-id; empty: it has none
     nics: tuple[Nic, ...]
     gpus: tuple[str, ...]  #: a name each
-    labels: tuple[Label, ...]  #: of its jobs; whoever knows a job's ID recognises it
+    labels: tuple[Label, ...]  #: of those asked for, the ones that are there
+    jobs: int  #: in all; their names are nobody's business who does not know them
     discovery: tuple[str, ...]  #: a line for each rung, as in a report
     up_s: float
 

@@ -264,12 +264,19 @@ class Pursuit:
         if self._translated or not behind_nat(message.seen_address, self.local.address):
             return
         self._translated = True
-        sentence = (
+        leader = message.node
+        if bare(self.remote) not in {bare(a) for a in leader.addresses}:
+            sentence = f"{leader.host} has no address {self.remote}: {NAT_ADVICE} there"
+        else:
+            sentence = self._rewritten(message)
+        for seat in self._job.waiting():
+            self._job.warn(seat, sentence)
+
+    def _rewritten(self, message: messages.Welcome) -> str:
+        return (
             f"this node is {self.local.address}, and {message.node.host} sees "
             f"{message.seen_address}: {NAT_ADVICE}"
         )
-        for seat in self._job.waiting():
-            self._job.warn(seat, sentence)
 
     def _refused(self, message: messages.Refuse, now: float) -> None:
         job = self._job

@@ -91,10 +91,11 @@ def permitted(
     """Those that a user allows: by the interface's name or an address, and by subnet (CIDR).
     Nothing said: all."""
     nets = [ipaddress.ip_network(text, strict=False) for text in subnets]
+    meant = {ip for text in interfaces if (ip := parsed(text)) is not None}
     found = []
     for a in addresses:
         ip = parsed(a.address)
-        named = not interfaces or a.interface in interfaces or a.address in interfaces
+        named = not interfaces or a.interface in interfaces or ip in meant
         within = not nets or (ip is not None and any(ip in n for n in nets))
         if named and within:
             found.append(a)

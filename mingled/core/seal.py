@@ -68,9 +68,10 @@ class Seal:
 
     def consider(self, seat: Seat, now: float) -> None:
         """Somebody came, or time went on: seal if everybody is here. `seat`: who gets rank 0."""
-        self._claim.survey.ask(now)
         if now >= self._reseal_at:
             self._reseal_at = 0.0
+        if not self._reseal_at:
+            self._claim.survey.ask(now)
         chosen = choose(
             self._claim.present(), seat.participant, seat.join.size_min, seat.join.size_max
         )
@@ -100,7 +101,11 @@ class Seal:
         if survey.waits(sessions, now):
             return
         if sessions:
-            choice = survey.choose(sessions, self._address_failures)
+            fits = survey.choose(sessions, self._address_failures)
+            if fits is None:
+                self._shut_out(sessions, now)
+                return
+            choice = fits
         else:
             choice = Choice(master=LOOPBACK)
         home, links = self._claim.job.home, {s.card.node: s.link for s in sessions}
@@ -122,6 +127,14 @@ class Seal:
             self._ctx.do(actions.Tell(participant=seat.participant, message=ask))
         else:
             self._claim.job.open_proof(attempt.proof)
+
+    def _shut_out(self, sessions: list[Session], now: float) -> None:
+        job = self._claim.job
+        self._reseal_at = now + self._ctx.settings.reseal_max_s
+        self._claim.survey.ask_again()
+        who = ", ".join(s.there for s in self._claim.survey.shut_out(sessions)[:8])
+        allowed = job.home.listening_on()
+        job.note(f"{who} cannot reach what --interface or --subnet leave: {allowed}", now)
 
     # ------------------------------------------------------------ phase one
 
@@ -281,6 +294,7 @@ class Seal:
             pause = settings.reseal_min_s * 2.0 ** min(self._failures, 10)
             self._failures += 1
             self._reseal_at = now + min(pause, settings.reseal_max_s)
+            self._claim.survey.ask_again()
         job.note(reason, now)
         job.settle(now)
 

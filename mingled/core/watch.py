@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mingled.core import actions, messages
+from mingled.core.messages import ADDRESSES_MAX
 from mingled.core.reach import bare
 from mingled.core.words import Nonce
 
@@ -32,8 +33,8 @@ class Watch:
         "claim",
         "failures",
         "heard_at",
+        "hints",
         "link",
-        "moved",
         "next_at",
         "node",
         "opened",
@@ -41,6 +42,7 @@ class Watch:
         "port",
         "probe",
         "probe_until",
+        "reached",
         "rounds",
         "sign_at",
     )
@@ -65,7 +67,8 @@ class Watch:
         self.heard_at = now  #: over the link
         self.sign_at = now  #: of its host, in whatever way
         self.failures = 0
-        self.moved = False  #: a leader that advertises other addresses than its link's
+        self.hints: tuple[str, ...] = ()  #: a leader's other addresses, as adverts have them
+        self.reached = ""  #: where the fresh connection leads
         self.probe: int | None = None  #: a fresh connection, being opened or asked
         self.probe_until = 0.0
         self.opened = False  #: ... is being asked
@@ -167,7 +170,7 @@ class Watches:
         for watch in self._links.values():
             known = {bare(a) for a in advert.addresses}
             if watch.claim == advert.claim and bare(watch.addresses[0]) not in known:
-                watch.addresses, watch.moved, watch.next_at = advert.addresses, True, now
+                watch.hints, watch.next_at = advert.addresses, now
                 self._due_by(self._due_of(watch))
         for watch in self._absent.values():
             if watch.probe is None and set(watch.addresses) & set(advert.addresses):
@@ -219,14 +222,15 @@ class Watches:
         if watch is not None:
             watch.heard_at = watch.sign_at = now
             watch.failures = 0
-            watch.moved = False
+            watch.hints = ()
 
     def owns(self, link: int) -> bool:
         return link in self._probes
 
-    def probe_opened(self, link: int, now: float) -> None:
+    def probe_opened(self, link: int, remote: str, now: float) -> None:
         """Its host answers. Who is it?"""
         watch = self._probes[link]
+        watch.reached = bare(remote)
         watch.opened = True
         if watch.link is not None:
             self._ctx.send(link, messages.Ping(claim=watch.claim))
@@ -242,9 +246,13 @@ class Watches:
         watch = self._probes[link]
         match message:
             case messages.Pong() if watch.link is not None and message.node != watch.node:
+                if watch.reached not in {bare(a) for a in watch.addresses}:
+                    self._end_probe(watch)  # an advert alone had named it: that proves nothing
+                    self._failed(watch, now)
+                    return
                 self._end_probe(watch)
                 self._job.links.give_up(watch.link, "its daemon was started anew", now)
-            case messages.Pong() if watch.link is not None and watch.moved:
+            case messages.Pong() if watch.link is not None and watch.hints:
                 self._end_probe(watch)
                 self._job.links.give_up(watch.link, "it has other addresses now", now)
             case messages.Pong():
@@ -357,7 +365,8 @@ class Watches:
             self._end_probe(watch)
             self._failed(watch, now)
         elif now >= self._due_of(watch):
-            watch.probe = self._job.home.open(self._job.label, watch.addresses, watch.port)
+            places = tuple(dict.fromkeys(watch.addresses + watch.hints))[:ADDRESSES_MAX]
+            watch.probe = self._job.home.open(self._job.label, places, watch.port)
             watch.probe_until = now + settings.probe_s
             watch.opened = False
             self._probes[watch.probe] = watch
@@ -369,7 +378,7 @@ class Watches:
         if watch.link is None:
             return watch.next_at
         settings = self._ctx.settings
-        patience_s = settings.moved_after_s if watch.moved else settings.suspect_after_s
+        patience_s = settings.moved_after_s if watch.hints else settings.suspect_after_s
         suspect_at = watch.sign_at + patience_s
         stale_at = watch.heard_at + settings.link_stale_s
         return min(max(suspect_at, watch.next_at), stale_at)

@@ -17,7 +17,7 @@ from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import TUNING, check_interfaces, defaults, environment
 from mingled.net.gpus import processes
-from mingled.wording import released_lines, split_warning, waiting_line
+from mingled.wording import endpoint, released_lines, split_warning, waiting_line
 
 TIMEOUT_S = 600.0
 """torch's own join timeout."""
@@ -101,8 +101,7 @@ class DdpConfig:
     @property
     def init_method(self) -> str:
         """For `torch.distributed.init_process_group`: `tcp://ADDRESS:PORT`."""
-        host = f"[{self.master_addr}]" if ":" in self.master_addr else self.master_addr
-        return f"tcp://{host}:{self.master_port}"
+        return f"tcp://{endpoint(self.master_addr, self.master_port)}"
 
     @property
     def interface(self) -> str | None:

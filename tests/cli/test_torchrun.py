@@ -312,3 +312,8 @@ def test_torch_takes_the_rewritten_line_as_meant(master: str) -> None:
     assert (launch.rdzv_backend, launch.rdzv_configs["rank"]) == ("static", 1)
     assert utils.parse_rendezvous_endpoint(launch.rdzv_endpoint, -1) == (master, 29512)
     assert cmd_args[-4:] == ["-m", "pkg.train", "--lr", "1"]
+
+
+def test_a_link_local_address_is_refused_before_torchrun_chokes_on_it() -> None:
+    with pytest.raises(BadInput, match=r"job bert: .*fe80::1%eth0.*torchrun takes none.*--world-s"):
+        torchrun.rewrite(line("torchrun t.py"), config("fe80::1%eth0"))

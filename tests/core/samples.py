@@ -108,7 +108,7 @@ PEER: tuple[messages.Message, ...] = (
         claim=CLAIM, round=1, proof=PROOF, reason="TCP 29512 on gpu1: no answer", master=True
     ),
     messages.Reach(claim=CLAIM, addresses=("10.0.0.1", "10.1.0.1")),
-    messages.Reached(claim=CLAIM, addresses=("10.1.0.1",), sources=("10.1.0.2",)),
+    messages.Reached(claim=CLAIM, addresses=("10.1.0.1",), sources=("10.1.0.2",), done=True),
     messages.Commit(claim=CLAIM, round=1, proof=PROOF),
     messages.Abort(claim=CLAIM, round=1, proof=PROOF, reason="gpu2: no answer"),
     messages.Admit(claim=CLAIM, master_port=29512),
@@ -137,7 +137,7 @@ PEER: tuple[messages.Message, ...] = (
     ),
     messages.Ping(claim=CLAIM),
     messages.Pong(claim=CLAIM, node=NODE),
-    messages.Hail(),
+    messages.Hail(labels=(LABEL,)),
     messages.Presence(
         node=CARD,
         release="0.1.0",
@@ -155,6 +155,7 @@ PEER: tuple[messages.Message, ...] = (
         ),
         gpus=("NVIDIA H200",),
         labels=(LABEL,),
+        jobs=3,
         discovery=("mdns: browsing",),
         up_s=3600.5,
     ),

@@ -192,3 +192,53 @@ def test_a_follower_learns_that_it_is_behind_nat() -> None:
     ]
     assert "job bert: this node is 10.0.0.2, and gpu1 sees 192.0.2.7: behind NAT" in sentence
     assert follower.join.rank == 1
+
+
+# ---------------------------------------------------------------- forged adverts
+
+
+@pytest.mark.parametrize("node", ["another daemon", "nobody"])
+def test_forged_adverts_of_a_sealed_round_change_nothing(node: str) -> None:
+    """Fault 34: a stranger's datagram names other places for our leader, and then it is silent for
+    a while. Whoever answers there is not it."""
+    stage = Stage(3 if node == "another daemon" else 2)
+    clients = [stage.join(1, rank=0), stage.join(2, rank=1)]
+    stage.wait(1.0)
+    follower = stage.world.daemons[1]
+    (heard,) = follower.core._ctx.book.of(stage.core(2).jobs[JOB].label)
+    places = ("10.0.0.3", *(f"10.0.9.{n}" for n in range(15)))
+    forged = msgspec.structs.replace(heard.advert, addresses=places)
+
+    def forge() -> None:
+        stage.world.deliver(follower, events.AdvertHeard(advert=forged, rung="broadcast"))
+
+    forge()
+    stage.wait(5.0)
+    stage.world.freeze(stage.world.daemons[0], 4.0)
+    stage.wait(0.5)
+    forge()
+    stage.wait(60.0)
+    assert [fates(client) for client in clients] == [[], []]
+    held = stage.core(2).jobs[JOB].rounds.newest
+    assert held is not None
+    assert held.fates == {0: "running", 1: "running"}
+
+
+def test_an_interface_that_the_user_forbids_never_becomes_master_addr() -> None:
+    """A follower that came by it, through an older advert, is asked for another way; where it has
+    none, that is said."""
+    stage = two_networks(2)
+    leader = stage.join(1, rank=0, interfaces=("eth0",))
+    stage.wait(0.5)
+    cut(stage, 1, 2, network=0)
+    (advert,) = stage.world.daemons[0].adverts.values()
+    older = msgspec.structs.replace(advert, addresses=("10.1.0.1",))
+    follower = stage.join(2, rank=1)
+    stage.world.deliver(stage.world.daemons[1], events.AdvertHeard(advert=older, rung="broadcast"))
+    stage.wait(12.0)
+    assert leader.waits
+    told = [m.note for m in leader.heard if isinstance(m, local.Progress)]
+    assert "gpu2 (10.1.0.2) cannot reach what --interface or --subnet leave: eth0 10.0.0.1" in told
+    stage.world.air.cut.clear()
+    stage.wait(10.0)
+    assert ready(leader).master_addr == ready(follower).master_addr == "10.0.0.1"

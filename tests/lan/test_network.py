@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from mingled.lab import Lan, Node
 
-from .conftest import MakeLan
+from .conftest import MakeLan, absent
 from .helpers import BIN, Running, daemons_on, launch, one_round, start, status, wait
 
 NO_MULTICAST = "meta pkttype multicast"
@@ -212,6 +214,29 @@ def test_two_routed_subnets_become_one_job_through_peers_alone(lan: MakeLan) -> 
         wait(one, "next", "--nnodes", "2", "--node-rank", "0", "--peers", other.addresses[1]),
     ]
     assert {env["MASTER_ADDR"] for env in envs(again)} == {one.addresses[0]}
+
+
+SERVICE = "test-service.demo-project.svc.cluster.local"
+
+
+def test_a_headless_service_is_enough(lan: MakeLan, tmp_path: Path) -> None:
+    """As on Kubernetes: neither multicast nor broadcast, and a DNS name that stands for all pods,
+    some of which are not there."""
+    if shutil.which("dnsmasq", path="/usr/sbin:/usr/bin") is None:
+        absent("The command `dnsmasq` is missing: install it with `apt install dnsmasq-base`.")
+    three = lan(nodes=3)
+    names, resolv = tmp_path / "hosts", tmp_path / "resolv.conf"
+    names.write_text("".join(f"10.77.0.{n} {SERVICE}\n" for n in range(1, 9)))
+    resolv.write_text(f"nameserver {three.node(1).address}\n")
+    for node in three.nodes:
+        node.drop(NO_MULTICAST)
+        node.drop("meta pkttype broadcast udp dport 29491")
+        node.run(["mount", "--bind", str(resolv), "/etc/resolv.conf"], check=True)
+    options = ("-k", "-C", "/dev/null", "--no-resolv", "--no-hosts", f"--addn-hosts={names}")
+    unrooted = ("--user=root", "--group=root", "--pid-file=", "--log-facility=-")
+    start(three.node(1), "/usr/sbin/dnsmasq", *options, *unrooted).until("started")
+    running = launchers(three.nodes, "--peers", SERVICE)
+    one_round(three, {n: r.well().env for n, r in enumerate(running, 1)})
 
 
 def test_a_peer_that_does_not_resolve_is_named(lan: MakeLan) -> None:
