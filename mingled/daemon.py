@@ -17,7 +17,6 @@ import msgspec
 from mingled import __version__
 from mingled.core import actions, events, local
 from mingled.core.datagrams import BROADCAST_PORT, Identity
-from mingled.core.messages import ADDRESSES_MAX, NodeCard
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.secrets import key_id_of
 from mingled.core.settings import Settings
@@ -26,7 +25,6 @@ from mingled.edges import control, peers
 from mingled.edges.leases import Leases
 from mingled.edges.proof import Proofs
 from mingled.edges.visits import Visits
-from mingled.errors import DaemonError
 from mingled.ladder import Ladder
 from mingled.namespaces import network_namespace
 from mingled.surroundings import Surroundings
@@ -123,8 +121,7 @@ class Daemon:
             self._visits = Visits(
                 self.emit,
                 self._peers.send,
-                card=lambda: self._card(ring_port),
-                remote=self._peers.remote,
+                node=self._node,
                 discovery=lambda: self._ladder.states,
                 up_s=lambda: clock() - self._started_at,
             )
@@ -276,16 +273,6 @@ class Daemon:
                 self._visits.perform(action)
             case _:
                 raise TypeError(action)
-
-    def _card(self, ring_port: int) -> NodeCard:
-        addresses = dict.fromkeys(a.address for a in self._surroundings.addresses)
-        return NodeCard(
-            node=self._node,
-            host=self._host,
-            port=self._link_port,
-            ring_port=ring_port,
-            addresses=tuple(addresses)[:ADDRESSES_MAX],
-        )
 
     def _report(self, jobs: tuple[local.Job, ...]) -> local.Report:
         return local.Report(

@@ -13,9 +13,13 @@ from mingled.wording import clean
 
 _COMMANDS = {
     "demo": ("mingled.cli.demo", "demo"),
+    "doctor": ("mingled.cli.doctor", "command"),
+    "firewall": ("mingled.cli.firewall", "command"),
+    "hosts": ("mingled.cli.hosts", "command"),
     "interfaces": ("mingled.cli.interfaces", "command"),
     "leave": ("mingled.cli.status", "leave"),
     "neighbors": ("mingled.cli.neighbors", "command"),
+    "nodes": ("mingled.cli.nodes", "command"),
     "ping": ("mingled.cli.ping", "command"),
     "status": ("mingled.cli.status", "status"),
     "wait": ("mingled.cli.wait", "command"),

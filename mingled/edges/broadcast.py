@@ -1,22 +1,24 @@
 """The second rung: adverts by UDP broadcast, for networks that drop multicast.
 
-Over IPv6 broadcast is ff02::1, all nodes of the link. Nothing is sent while nobody leads or asks.
+Over IPv6 broadcast is ff02::1, all nodes of the link. Where an interface has both families, IPv4
+says it at first, as mostly that is enough; what is said again, or was asked for over IPv6, goes by
+both (`wide`), for hosts of IPv6 only. Nothing is sent while nobody leads or asks.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-
-import msgspec
+from typing import NamedTuple
 
 from mingled.core import events
-from mingled.core.datagrams import Announce, Ask, Bye, Datagram, scoped
+from mingled.core.datagrams import Announce, Ask, Bye, Datagram
 from mingled.core.events import Address
 from mingled.core.messages import Advert
 from mingled.core.words import Label, Nonce
 from mingled.net.datagrams import Arrival, Datagrams
 from mingled.net.hearsay import Hearsay
+from mingled.net.udp import ALL_NODES
 
 ONCE_IN_S = 1.0
 """An advert is said no more often than this, however many ask: one answer serves them all. And
@@ -26,11 +28,22 @@ ASKED_MAX = 1_024
 """Labels remembered as asked for by others; the oldest go."""
 
 
+class _Asked(NamedTuple):
+    """When others asked last: at all, and over IPv6."""
+
+    at_s: float
+    six_at_s: float
+
+
+_NEVER = _Asked(-ONCE_IN_S, -ONCE_IN_S)
+
+
 class _Led:
     """What is advertised here."""
 
-    def __init__(self, advert: Advert) -> None:
+    def __init__(self, advert: Advert, *, wide: bool) -> None:
         self.advert = advert
+        self.wide = wide  #: from now on, and so its goodbye
         self.said_at_s = -ONCE_IN_S
         self.next: asyncio.TimerHandle | None = None
 
@@ -45,11 +58,10 @@ class Broadcast:
     closes it)."""
 
     def __init__(self, emit: Callable[[events.Event], None], datagrams: Datagrams) -> None:
-        self._emit = emit
         self._datagrams = datagrams
         self._led: dict[Nonce, _Led] = {}
-        self._asked: dict[Label, float] = {}  #: when others asked last
-        self._hearsay = Hearsay(self._gone)
+        self._asked: dict[Label, _Asked] = {}
+        self._hearsay = Hearsay(emit, "broadcast")
         self._failures: dict[str, str] = {}  #: by target, of what was sent last
         self._open = False
         datagrams.subscribe(self._arrived)
@@ -87,7 +99,8 @@ class Broadcast:
     def advertise(self, advert: Advert, peers: Sequence[str] = ()) -> None:
         if not self._open:
             return
-        led = self._led.setdefault(advert.claim, _Led(advert))
+        wide = self._asked.get(advert.label, _NEVER).six_at_s > _NEVER.six_at_s
+        led = self._led.setdefault(advert.claim, _Led(advert, wide=wide))
         led.advert = advert
         led.cancel()
         self._say(led)
@@ -96,51 +109,68 @@ class Broadcast:
         led = self._led.pop(claim, None)
         if led is not None:
             led.cancel()
-            self._broadcast(Bye(node=self._datagrams.node, label=label, claim=claim))
+            bye = Bye(node=self._datagrams.node, label=label, claim=claim)
+            self._broadcast(bye, wide=led.wide)
 
     def ask(self, label: Label, *, unicast: bool, peers: Sequence[str] = ()) -> None:
+        """`unicast`: for the first time in a search."""
         if not self._open:
             return
+        wide = not unicast
         now_s = asyncio.get_running_loop().time()
         led = [led for led in self._led.values() if led.advert.label == label]
         # A leader that asks looks for rivals, and they hear its advert as well as any question. So
         # an advert that got lost is repeated, too, for as long as somebody waits.
         for own in led:
             if now_s - own.said_at_s >= ONCE_IN_S and own.next is None:
+                own.wide = own.wide or wide
                 self._say(own)
-        if not led and now_s - self._asked.get(label, -ONCE_IN_S) >= ONCE_IN_S:
-            self._ask(label)
+        asked = self._asked.get(label, _NEVER)
+        asked_at_s = asked.six_at_s if wide and self._both else asked.at_s
+        if not led and now_s - asked_at_s >= ONCE_IN_S:
+            self._ask(label, wide=wide)
 
     def doubt(self, label: Label, claim: Nonce) -> None:
         if self._open and self._hearsay.doubt(label, claim) is not None:
-            self._ask(label)
+            self._ask(label, wide=True)
 
     # ------------------------------------------------------------ out
 
-    def _ask(self, label: Label) -> None:
-        self._broadcast(Ask(node=self._datagrams.node, labels=(label,)))
+    @property
+    def _both(self) -> bool:
+        """Whether IPv6 is spoken at all: then a question over IPv4 alone was not ours."""
+        return any(target.host == ALL_NODES for target in self._datagrams.targets)
 
-    def _broadcast(self, datagram: Datagram) -> None:
-        failed = self._datagrams.broadcast(datagram)
+    def _ask(self, label: Label, *, wide: bool) -> None:
+        self._broadcast(Ask(node=self._datagrams.node, labels=(label,)), wide=wide)
+
+    def _broadcast(self, datagram: Datagram, *, wide: bool) -> None:
+        failed = self._datagrams.broadcast(datagram, wide=wide)
         self._failures = {f"{t.interface} {t.host}".strip(): why for t, why in failed.items()}
 
     def _say(self, led: _Led) -> None:
         led.next = None
         led.said_at_s = asyncio.get_running_loop().time()
-        self._broadcast(Announce(node=self._datagrams.node, advert=led.advert))
+        self._broadcast(Announce(node=self._datagrams.node, advert=led.advert), wide=led.wide)
 
     def _say_after(self, led: _Led, pause_s: float) -> None:
         led.next = asyncio.get_running_loop().call_later(pause_s, self._say, led)
 
-    def _asked_for(self, label: Label) -> None:
+    def _asked_for(self, label: Label, *, six: bool) -> None:
         """Another host asked: say what is led here, unless that has just been said to all."""
         now_s = asyncio.get_running_loop().time()
-        self._asked.pop(label, None)
-        self._asked[label] = now_s
+        before = self._asked.pop(label, _NEVER)
+        self._asked[label] = _Asked(now_s, now_s if six else before.six_at_s)
         if len(self._asked) > ASKED_MAX:
             del self._asked[next(iter(self._asked))]
         for led in self._led.values():
-            if led.advert.label == label and led.next is None:
+            if led.advert.label != label:
+                continue
+            if six and not led.wide:  # what was said so far did not reach it
+                led.wide = True
+                led.cancel()
+                self._say_after(led, 0.0)
+            elif led.next is None:
                 self._say_after(led, max(0.0, led.said_at_s + ONCE_IN_S - now_s))
 
     # ------------------------------------------------------------ in
@@ -149,17 +179,8 @@ class Broadcast:
         if not self._open or arrival.means == "unicast":
             return
         match arrival.datagram:
-            case Announce(advert=advert) if advert.claim not in self._led:
-                self._hearsay.add(advert.label, advert.claim, (arrival.host, arrival.port))
-                usable = scoped(advert.addresses, arrival.interface)
-                advert = msgspec.structs.replace(advert, addresses=usable)
-                self._emit(events.AdvertHeard(advert=advert, rung="broadcast"))
-            case Bye(label=label, claim=claim):
-                if self._hearsay.remove(label, claim):
-                    self._gone(label, claim)
             case Ask(labels=labels):
                 for label in labels:
-                    self._asked_for(label)
-
-    def _gone(self, label: Label, claim: Nonce) -> None:
-        self._emit(events.AdvertGone(label=label, claim=claim, rung="broadcast"))
+                    self._asked_for(label, six=":" in arrival.host)
+            case _:
+                self._hearsay.take(arrival, self._led)

@@ -45,6 +45,22 @@ daemon that had browsed since boot could not be resolved after 145 s."""
 NODE_TTL_S = 120
 """Of what is only told to those who ask who is there."""
 
+ANNOUNCE_AGAIN_S = 1.0
+"""RFC 6762, 8.3: at least twice, a second apart. zeroconf's own three within half a second cost
+more, and one burst of loss takes them all."""
+
+GOODBYES = 2
+GOODBYE_AGAIN_S = 0.125
+
+ORDER_CHARS_MAX = 240
+"""In one string of TXT, which holds 255 bytes with its key."""
+
+ORDER_KEYS = ("a0", "a1", "a2", "a3")
+"""Of TXT: the addresses, best first. As records of the host they have no order."""
+
+RETRY_AFTER_S = 5.0
+"""What could not be started is tried again, when there is something to say, no sooner than this."""
+
 RESOLVE_MS = 3_000
 """For an advert whose records came in pieces: the library asks for the rest."""
 
@@ -73,7 +89,8 @@ class Mdns:
         identity: Identity | None = None,
     ) -> None:
         self._emit = emit
-        self._server = f"mingle-{node}.local."
+        # Its own, or its addresses would replace those of the adverts in the caches of others.
+        self._server = _host(node)
         self._identity = identity
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
@@ -85,6 +102,8 @@ class Mdns:
         self._missing: tuple[Spot, ...] = ()  #: where it could not be joined
         self._rejoins = 0
         self._failed = False  #: since it was last seen to be well
+        self._addresses: tuple[Address, ...] | None = None  #: the last that we were given
+        self._retry_at_s = 0.0
         self._readdressing = asyncio.Lock()
         self._closed = False
         self.state = "mdns: not started"  #: one line for status
@@ -96,6 +115,8 @@ class Mdns:
             await self._start(addresses)
 
     async def _start(self, addresses: Sequence[Address]) -> None:
+        self._addresses = tuple(addresses)
+        self._retry_at_s = asyncio.get_running_loop().time() + RETRY_AFTER_S
         planned = plan(addresses)
         self._say_left_out(planned)
         ready = planned.ready
@@ -103,13 +124,16 @@ class Mdns:
             self._zeroconf = AsyncZeroconf(interfaces=ready.choices, ip_version=ready.ip_version)
             await self._zeroconf.zeroconf.async_wait_for_start()
         except Exception as error:  # the library raises its own, OSError, and others
-            self._zeroconf = None
+            failed, self._zeroconf = self._zeroconf, None
             self._fail("does not work", error)
+            if failed is not None:  # or each try would leave its sockets behind
+                with contextlib.suppress(Exception):
+                    await failed.async_close()
             return
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, TYPE, handlers=[self._changed])
         self._present(addresses)
         for claim, info in self._published.items():  # advertised before there was a network
-            self._spawn(self._publish(info, update=False), claim)
+            self._spawn(self._publish(info), claim)
         self._joined(addresses, planned)
 
     async def close(self) -> None:
@@ -129,10 +153,11 @@ class Mdns:
 
     def advertise(self, advert: Advert, peers: Sequence[str] = ()) -> None:
         info = self._info(advert)
-        known = advert.claim in self._published
         self._published[advert.claim] = info
         if self._zeroconf is not None:
-            self._spawn(self._publish(info, update=known), advert.claim)
+            self._spawn(self._publish(info), advert.claim)
+        else:
+            self._try_again()
 
     def withdraw(self, label: Label, claim: Nonce) -> None:
         info = self._published.pop(claim, None)
@@ -143,6 +168,7 @@ class Mdns:
     def ask(self, label: Label, *, unicast: bool, peers: Sequence[str] = ()) -> None:
         """One question for all adverts, unless another host has just asked the same."""
         if self._zeroconf is None:
+            self._try_again()  # to browse is to ask
             return
         zeroconf = self._zeroconf.zeroconf
         question = DNSQuestion(TYPE, _TYPE_PTR, _CLASS_IN)
@@ -162,6 +188,7 @@ class Mdns:
         async with self._readdressing:
             if self._closed:
                 return
+            self._addresses = tuple(addresses)
             try:
                 if self._zeroconf is None:
                     await self._start(addresses)
@@ -169,6 +196,13 @@ class Mdns:
                     await self._move(self._zeroconf, addresses)
             except Exception as error:  # as in _start
                 self._fail("failed", error)
+
+    def _try_again(self) -> None:
+        """Whoever held the port for itself alone may have left; nobody tells us."""
+        now_s = asyncio.get_running_loop().time()
+        if self._addresses is not None and not self._closed and now_s >= self._retry_at_s:
+            self._retry_at_s = now_s + RETRY_AFTER_S
+            self._spawn(self.readdress(self._addresses))
 
     # ------------------------------------------------------------ interfaces
 
@@ -272,7 +306,7 @@ class Mdns:
             port=self._identity.port,
             properties={"v": "1", "h": self._identity.host},
             server=self._server,
-            host_ttl=TTL_S,  # shared with the adverts' records
+            host_ttl=NODE_TTL_S,
             other_ttl=NODE_TTL_S,
             parsed_addresses=list(unscoped(a.address for a in addresses)[:ADDRESSES_MAX]),
         )
@@ -286,6 +320,7 @@ class Mdns:
     # ------------------------------------------------------------ out
 
     def _info(self, advert: Advert) -> ServiceInfo:
+        addresses = unscoped(advert.addresses)
         return ServiceInfo(
             TYPE,
             f"{advert.label}-{advert.claim}.{TYPE}",
@@ -295,26 +330,32 @@ class Mdns:
                 "k": advert.key_id,
                 "n": advert.claim,
                 "p": str(advert.port),
+                **_order(addresses),
             },
-            server=self._server,
+            # A name per claim: a job may be restricted to other addresses than the next one, and
+            # the records of one host replace each other in the caches of others.
+            server=_host(advert.claim),
             host_ttl=TTL_S,
             other_ttl=TTL_S,
-            parsed_addresses=list(unscoped(advert.addresses)),
+            parsed_addresses=list(addresses),
         )
 
-    async def _publish(self, info: ServiceInfo, *, update: bool) -> None:
+    async def _publish(self, info: ServiceInfo) -> None:
         assert self._zeroconf is not None
-        if update:
-            announced = await self._zeroconf.async_update_service(info)
-        else:
-            announced = await self._zeroconf.async_register_service(
-                info, cooperating_responders=True
-            )
-        await announced
+        zeroconf = self._zeroconf.zeroconf
+        await zeroconf.async_wait_for_start()
+        zeroconf.registry.async_update(info)  # adds what is new, too
+        zeroconf.async_send(zeroconf.generate_service_broadcast(info, None))
+        await asyncio.sleep(ANNOUNCE_AGAIN_S)
+        zeroconf.async_send(zeroconf.generate_service_broadcast(info, None))
 
     async def _unpublish(self, info: ServiceInfo) -> None:
         assert self._zeroconf is not None
-        await (await self._zeroconf.async_unregister_service(info))
+        zeroconf = self._zeroconf.zeroconf
+        zeroconf.registry.async_remove(info)
+        for n in range(GOODBYES):
+            await asyncio.sleep(GOODBYE_AGAIN_S * n)
+            zeroconf.async_send(zeroconf.generate_service_broadcast(info, 0))
 
     def _send(self, question: DNSQuestion) -> None:
         assert self._zeroconf is not None
@@ -335,7 +376,8 @@ class Mdns:
         known = self._known(zeroconf, name)
         if not known or any(r.created > asked_at for r in known if r.type != _TYPE_PTR):
             return  # its goodbye came meanwhile, or its confirmation
-        zeroconf.cache.async_remove_records(known)
+        host = zeroconf.cache.async_entries_with_name(_host(claim))  # not named by what was heard
+        zeroconf.cache.async_remove_records([*known, *host])
         self._emit(events.AdvertGone(label=label, claim=claim, rung="mdns"))
 
     def _known(self, zeroconf: Zeroconf, name: str) -> list[DNSRecord]:
@@ -380,7 +422,10 @@ class Mdns:
         if version < 1 or not info.port:
             return
         key_id = (text.get("k") or "")[:KEY_ID_CHARS_MAX]
-        addresses = usable(info.parsed_scoped_addresses(), self._plan.only_interface)
+        addresses = _sorted(
+            usable(info.parsed_scoped_addresses(), self._plan.only_interface),
+            [address for key in ORDER_KEYS for address in (text.get(key) or "").split(",")],
+        )
         advert = Advert(
             version=version,
             key_id=key_id if key_id.isprintable() else "",
@@ -416,6 +461,27 @@ class Mdns:
             await work
         except Exception as error:
             self._fail("failed", error)
+
+
+def _host(word: NodeId | Nonce) -> str:
+    return f"mingle-{word}.local."
+
+
+def _order(addresses: Sequence[str]) -> dict[str, str]:
+    """As many strings of TXT as it takes."""
+    strings: list[str] = []
+    for address in addresses:
+        if strings and len(strings[-1]) + 1 + len(address) <= ORDER_CHARS_MAX:
+            strings[-1] += f",{address}"
+        else:
+            strings.append(address)
+    return dict(zip(ORDER_KEYS, strings, strict=False))
+
+
+def _sorted(addresses: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
+    """What is not in `order` comes last."""
+    places = {address: n for n, address in enumerate(order)}
+    return tuple(sorted(addresses, key=lambda a: places.get(a.partition("%")[0], len(order))))
 
 
 def _parse_name(name: str) -> tuple[Label, Nonce] | None:

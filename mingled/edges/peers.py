@@ -20,6 +20,7 @@ from mingled.core.messages import FRAME_SIZE_BYTES_MAX, Message, peer_decoder
 from mingled.core.words import Label
 from mingled.errors import BadInput, DaemonError
 from mingled.net.dialing import connect, local_end, persist, try_anew
+from mingled.net.listening import listen
 
 STAGGER_S = 0.25
 """RFC 8305, Connection Attempt Delay: the next address is tried this long after the one before."""
@@ -95,7 +96,7 @@ def bind(port: int) -> socket.socket:
     last: OSError | None = None
     for candidate in range(port, port + PORTS_TRIED):
         try:
-            return _bind(candidate)
+            return listen(candidate, beside=True)  # a thousand followers may knock at once
         except OSError as error:
             last = error
             if error.errno != errno.EADDRINUSE:
@@ -105,27 +106,6 @@ def bind(port: int) -> socket.socket:
         if last
         else "no peer link port"
     )
-
-
-def _bind(port: int) -> socket.socket:
-    for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError:
-            continue
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.bind((host, port))
-            sock.listen(1024)  # a thousand followers may knock at once
-        except OSError as error:
-            sock.close()
-            if family == socket.AF_INET or error.errno == errno.EADDRINUSE:
-                raise
-        else:
-            return sock
-    raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
 
 
 def _plain(address: str) -> str:
@@ -183,12 +163,6 @@ class Peers:
             writer.transport.abort()
             return
         writer.write(encode(message))
-
-    def remote(self, link: int) -> str:
-        """The address at its other end; empty: it is closed."""
-        writer = self._writers.get(link)
-        peername = writer.get_extra_info("peername") if writer is not None else None
-        return _plain(peername[0]) if peername else ""
 
     def close_link(self, link: int) -> None:
         """What was sent before still goes out: until the other side has hung up, too, we listen.

@@ -14,10 +14,8 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-import msgspec
-
 from mingled.core import events
-from mingled.core.datagrams import Announce, Ask, Bye, scoped
+from mingled.core.datagrams import Announce, Ask, Bye
 from mingled.core.events import Address
 from mingled.core.messages import Advert
 from mingled.core.peers import PEERS_MAX, parse_peer
@@ -87,7 +85,7 @@ class Unicast:
         self._peers = tuple(peers)
         self._led: dict[Nonce, _Led] = {}
         self._askers: dict[tuple[Label, Place], float] = {}  #: until when they are remembered
-        self._hearsay = Hearsay(self._gone)
+        self._hearsay = Hearsay(emit, "peers")
         self._answers = Cap(ANSWERS_PER_S)
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[Label] = set()
@@ -251,17 +249,11 @@ class Unicast:
         if not self._open or arrival.means != "unicast":
             return
         match arrival.datagram:
-            case Announce(advert=advert) if advert.claim not in self._led:
-                self._hearsay.add(advert.label, advert.claim, (arrival.host, arrival.port))
-                usable = scoped(advert.addresses, arrival.interface)
-                advert = msgspec.structs.replace(advert, addresses=usable)
-                self._emit(events.AdvertHeard(advert=advert, rung="peers"))
-            case Bye(label=label, claim=claim):
-                if self._hearsay.remove(label, claim):
-                    self._gone(label, claim)
             case Ask(labels=labels):
                 for label in labels:
                     self._asked_for(label, (arrival.host, arrival.port))
+            case _:
+                self._hearsay.take(arrival, self._led)
 
     def _asked_for(self, label: Label, place: Place) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -279,9 +271,6 @@ class Unicast:
         for key in [key for key, until_s in self._askers.items() if until_s < now_s]:
             del self._askers[key]
         return [place for wanted, place in self._askers if wanted == label]
-
-    def _gone(self, label: Label, claim: Nonce) -> None:
-        self._emit(events.AdvertGone(label=label, claim=claim, rung="peers"))
 
     # ------------------------------------------------------------ tasks
 

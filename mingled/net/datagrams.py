@@ -151,9 +151,16 @@ class Datagrams:
         one = msgspec.structs.replace(datagram, to="one")
         return self._send(encode(one), Target(host, ""), port)
 
-    def broadcast(self, datagram: Datagram) -> dict[Target, str]:
-        """To everybody on this machine's subnets. Where it could not be sent, and why."""
-        return self._to_all(datagram, self.targets)
+    def broadcast(self, datagram: Datagram, *, wide: bool = True) -> dict[Target, str]:
+        """To everybody on this machine's subnets. Where it could not be sent, and why. Not `wide`:
+        over IPv6 only on those interfaces where it cannot be sent over IPv4."""
+        if wide:
+            return self._to_all(datagram, self.targets)
+        four = [t for t in self.targets if t.host != ALL_NODES]
+        failed = self._to_all(datagram, four)
+        reached = {t.interface for t in four if t not in failed}
+        six = [t for t in self.targets if t.host == ALL_NODES and t.interface not in reached]
+        return failed | self._to_all(datagram, six)
 
     def multicast(self, datagram: Datagram) -> dict[Target, str]:
         """The same to the group of multicast DNS, on this port."""

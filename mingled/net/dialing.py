@@ -13,6 +13,7 @@ from typing import TypeVar
 from mingled.core.events import Address
 from mingled.core.reach import is_link_local_v6, parsed, subnet_of
 from mingled.net.interfaces import interface_of
+from mingled.net.listening import RESET
 
 TCP_THIN_LINEAR_TIMEOUTS = 16
 """Linux: a stream with few packets in flight is repeated at even intervals (from 0.2 s) for six
@@ -93,6 +94,30 @@ def persist(sock: socket.socket) -> None:
     for option, value in ((TCP_THIN_LINEAR_TIMEOUTS, 1), (TCP_RTO_MAX_MS, RTO_MAX_MS)):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+STRANGER = "somebody else answers there; the same address on another host?"
+
+
+class Stranger(Exception):
+    """Something was said, but not the word."""
+
+
+async def hear(address: str, port: int, word: str, sources: Sequence[Address] = ()) -> str:
+    """Connect and read `word`; with an empty one the connection is enough. Our own end's address.
+    Raises `Stranger` where something else is said, and `OSError`."""
+    sock = await connect(address, port, sources)
+    with sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        said = b""
+        while word and not said.endswith(b"\n") and len(said) <= len(word):
+            chunk = await asyncio.get_running_loop().sock_recv(sock, len(word) + 1)
+            if not chunk:
+                break
+            said += chunk
+        if said.strip() != word.encode():
+            raise Stranger
+        return str(sock.getsockname()[0])
 
 
 async def try_anew(

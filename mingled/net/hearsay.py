@@ -1,11 +1,16 @@
-"""The claims that one rung has heard of, and the doubts about them."""
+"""The claims that one rung has heard of in datagrams, and the doubts about them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
+import msgspec
+
+from mingled.core import events
+from mingled.core.datagrams import Announce, Bye, scoped
 from mingled.core.words import Label, Nonce
+from mingled.net.datagrams import Arrival
 
 HEARD_MAX = 4_096
 """As many adverts as the core remembers, 200 bytes each; the oldest go."""
@@ -18,12 +23,25 @@ Source = tuple[str, int]
 
 
 class Hearsay:
-    """`gone` is called with a doubted claim that nobody confirmed."""
+    """Tells what comes and what goes: by a goodbye, or doubted and confirmed by nobody."""
 
-    def __init__(self, gone: Callable[[Label, Nonce], None]) -> None:
-        self._gone = gone
+    def __init__(self, emit: Callable[[events.Event], None], rung: events.Rung) -> None:
+        self._emit = emit
+        self._rung = rung
         self._heard: dict[Claim, tuple[float, Source]] = {}  #: when, and from where
         self._doubts: dict[Claim, asyncio.TimerHandle] = {}
+
+    def take(self, arrival: Arrival, own: Container[Nonce]) -> None:
+        """Announce and Bye; others are not for us. `own`: claims of this daemon."""
+        match arrival.datagram:
+            case Announce(advert=advert) if advert.claim not in own:
+                self.add(advert.label, advert.claim, (arrival.host, arrival.port))
+                usable = scoped(advert.addresses, arrival.interface)
+                advert = msgspec.structs.replace(advert, addresses=usable)
+                self._emit(events.AdvertHeard(advert=advert, rung=self._rung))
+            case Bye(label=label, claim=claim):
+                if self.remove(label, claim):
+                    self._gone(label, claim)
 
     def add(self, label: Label, claim: Nonce, source: Source) -> None:
         self._heard.pop((label, claim), None)
@@ -60,3 +78,6 @@ class Hearsay:
         if heard_at_s <= doubted_at_s:
             del self._heard[label, claim]
             self._gone(label, claim)
+
+    def _gone(self, label: Label, claim: Nonce) -> None:
+        self._emit(events.AdvertGone(label=label, claim=claim, rung=self._rung))

@@ -17,8 +17,8 @@ NODE_TYPE = "_mingle-node._tcp.local."
 
 
 def usable(addresses: Iterable[str], only_interface: str) -> tuple[str, ...]:
-    """zeroconf's addresses, with interface names for its numeric scopes. A link-local one that was
-    heard over IPv4 has no scope; it is usable where there is but one interface."""
+    """zeroconf's addresses, each once, with interface names for its numeric scopes. A link-local
+    one that was heard over IPv4 has no scope; it is usable where there is but one interface."""
     named = []
     for address in addresses:
         plain, _, scope = address.partition("%")
@@ -26,7 +26,7 @@ def usable(addresses: Iterable[str], only_interface: str) -> tuple[str, ...]:
             named.append(plain)
         elif name := interface_name(int(scope)):
             named.append(f"{plain}%{name}")
-    return scoped(named, only_interface)
+    return tuple(dict.fromkeys(scoped(named, only_interface)))
 
 
 class Spot(msgspec.Struct, frozen=True):

@@ -91,7 +91,10 @@ class Resolver:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(finish, found)
 
-        threading.Thread(target=work, name=f"look up {name}", daemon=True).start()
+        try:
+            threading.Thread(target=work, name=f"look up {name}", daemon=True).start()
+        except RuntimeError:  # a limit of processes, which counts threads
+            finish(Resolved((), "is not looked up: this machine lets us start no more threads"))
         return pending
 
     def _found(self, name: str) -> Resolved:

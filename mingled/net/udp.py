@@ -258,15 +258,17 @@ def targets(addresses: Iterable[Address]) -> tuple[Target, ...]:
     over IPv6, and this machine's own loopback only where there is nothing else."""
     every = list(addresses)
     real = [a for a in every if not _is_loopback(a)]
-    found: dict[Target, None] = {}
+    # By interface and host: further addresses in one subnet (keepalived's) repeat nothing.
+    found: dict[tuple[str, str], Target] = {}
     for a in sorted(real, key=lambda a: a.virtual):
         if ":" in a.address:
-            found[Target(ALL_NODES, a.interface)] = None
+            target = Target(ALL_NODES, a.interface)
         else:
-            found[Target(_subnet(a), a.interface, a.address)] = None
+            target = Target(_subnet(a), a.interface, a.address)
+        found.setdefault((target.interface, target.host), target)
     if not found:
         return (Target(EVERYBODY_HERE, ""),)
-    return tuple(found)[:TARGETS_MAX]
+    return tuple(found.values())[:TARGETS_MAX]
 
 
 def _subnet(a: Address) -> str:

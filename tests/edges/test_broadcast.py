@@ -18,6 +18,7 @@ from mingled.core import events
 from mingled.core.datagrams import (
     Announce,
     Ask,
+    Bye,
     Datagram,
     Echo,
     Echoed,
@@ -221,6 +222,108 @@ async def test_only_what_was_heard_and_nobody_confirms_is_gone(side: MakeSide) -
     assert second.events.empty()
 
 
+class Wire:
+    """Instead of a daemon's port: where what it sends goes to."""
+
+    def __init__(self, side: Side, *addresses: Address) -> None:
+        self.side = side
+        self.sent: list[tuple[str, str, type[Datagram]]] = []
+        self.broken: set[str] = set()  #: hosts that nothing can be sent to
+        side.datagrams.targets = targets(addresses)
+        side.datagrams._udp.send = self._send  # type: ignore[assignment,method-assign]
+
+    def _send(self, data: bytes, host: str, port: int, interface: str = "", _: str = "") -> None:
+        if host in self.broken:
+            raise OSError(101, "Network is unreachable")
+        self.sent.append((interface, "6" if ":" in host else "4", type(decode(data))))
+
+    def taken(self) -> list[tuple[str, str, type[Datagram]]]:
+        sent, self.sent = self.sent, []
+        return sent
+
+    async def hear(self, datagram: Datagram, host: str) -> None:
+        packet = udp.Packet(encode(datagram), host, 29_491, 1, "", "broadcast")
+        self.side.datagrams._received(packet)
+        await asyncio.sleep(0.01)  # its answer is a timer's
+
+
+V4 = Address(address="10.77.0.2", interface="eth0", prefix=24)
+V6 = Address(address="fd77::2", interface="eth0", prefix=64)
+V6_ALONE = Address(address="fd78::2", interface="eth1", prefix=64)
+
+
+async def test_where_both_families_are_ipv6_is_for_what_is_said_again(side: MakeSide) -> None:
+    wire = Wire(await side(), V4, V6, V6_ALONE)
+    rung, label = wire.side.rung, new_label()
+    narrow, wide = [("eth0", "4"), ("eth1", "6")], [("eth0", "4"), ("eth0", "6"), ("eth1", "6")]
+
+    def sent(kind: type[Datagram]) -> list[tuple[str, str]]:
+        taken = wire.taken()
+        assert {k for *_, k in taken} <= {kind}
+        return [(interface, six) for interface, six, _ in taken]
+
+    rung.ask(label, unicast=True)
+    assert sent(Ask) == narrow
+    rung.ask(label, unicast=False)
+    assert sent(Ask) == wide
+    rung.ask(label, unicast=True)
+    assert sent(Ask) == narrow
+    one, two = new_advert(label=label), new_advert(label=label)
+    rung.advertise(one)
+    assert sent(Announce) == narrow
+    rung.withdraw(label, one.claim)
+    assert sent(Bye) == narrow
+    rung.advertise(one)
+    assert sent(Announce) == narrow
+    # Its asker over IPv6 cannot have heard that: it need not wait until a second is over.
+    await wire.hear(Ask(node=new_node(), labels=(label,)), "fe80::7%lo")
+    assert sent(Announce) == wide
+    rung.withdraw(label, one.claim)
+    assert sent(Bye) == wide
+    rung.advertise(two)  # somebody waits who hears nothing else
+    assert sent(Announce) == wide
+    rung.withdraw(label, two.claim)
+    assert sent(Bye) == wide
+
+
+async def test_a_leader_that_asks_repeats_its_advert_over_ipv6_too(side: MakeSide) -> None:
+    wire = Wire(await side(), V4, V6)
+    one = new_advert()
+    wire.side.rung.advertise(one)
+    await asyncio.sleep(ONCE_IN_S)
+    wire.side.rung.ask(one.label, unicast=False)
+    assert wire.taken() == [
+        ("eth0", "4", Announce),
+        ("eth0", "4", Announce),
+        ("eth0", "6", Announce),
+    ]
+
+
+async def test_a_question_over_ipv4_does_not_stand_for_one_over_both(side: MakeSide) -> None:
+    asked = new_label()
+    both = Wire(await side(), V4, V6)
+    await both.hear(Ask(node=new_node(), labels=(asked,)), "10.77.0.9")
+    both.side.rung.ask(asked, unicast=True)
+    assert both.taken() == []
+    both.side.rung.ask(asked, unicast=False)
+    assert both.taken() == [("eth0", "4", Ask), ("eth0", "6", Ask)]
+    await both.hear(Ask(node=new_node(), labels=(asked,)), "fe80::7%lo")
+    both.side.rung.ask(asked, unicast=False)
+    assert both.taken() == []
+    four = Wire(await side(), V4)
+    await four.hear(Ask(node=new_node(), labels=(asked,)), "10.77.0.9")
+    four.side.rung.ask(asked, unicast=False)
+    assert four.taken() == []
+
+
+async def test_ipv6_takes_over_where_ipv4_fails(side: MakeSide) -> None:
+    wire = Wire(await side(), V4, V6)
+    wire.broken.add("10.77.0.255")
+    wire.side.rung.ask(new_label(), unicast=True)
+    assert wire.taken() == [("eth0", "6", Ask)]
+    assert "; does not work on eth0 10.77.0.255: " in wire.side.rung.state
+
+
 async def test_a_link_local_address_gets_the_receivers_interface(side: MakeSide) -> None:
     first, second = await side(), await side()
     first.rung.advertise(new_advert(addresses=("fe80::1%eth7", "10.0.0.1")))
@@ -394,6 +497,9 @@ def test_where_a_broadcast_goes() -> None:
             *LO,
             at("172.17.0.1", "docker0", 16, virtual=True),
             at("10.77.0.2", "eth0", 24),
+            at("10.77.0.9", "eth0", 24),  # keepalived's
+            at("10.77.0.10", "eth0", 32),
+            at("10.77.0.11", "eth0", 32),
             at("10.77.0.3", "eth1", 32),
             at("10.77.0.4", "eth2"),
             at("fd00::2", "eth0", 64),
@@ -401,6 +507,7 @@ def test_where_a_broadcast_goes() -> None:
         ]
     ) == (
         Target("10.77.0.255", "eth0", "10.77.0.2"),
+        Target(EVERYBODY, "eth0", "10.77.0.10"),
         Target(EVERYBODY, "eth1", "10.77.0.3"),
         Target(EVERYBODY, "eth2", "10.77.0.4"),
         Target(ALL_NODES, "eth0"),

@@ -132,6 +132,82 @@ async def test_an_advert_that_changes_is_heard_again(sides: tuple[Side, Side]) -
     assert heard == events.AdvertHeard(advert=moved, rung="mdns")
 
 
+async def test_jobs_of_one_daemon_keep_their_own_addresses(sides: tuple[Side, Side]) -> None:
+    """A job may be restricted to some of the machine's addresses, and the next to others."""
+    first, second = sides
+    one = advert(first.label, addresses=("10.0.0.1",))
+    two = advert(first.label, addresses=("10.1.0.1",))
+    for each in (one, two):
+        first.mdns.advertise(each)
+        assert await second.next() == events.AdvertHeard(advert=each, rung="mdns")
+    late = Side(first.label)
+    await late.mdns.start(LO)
+    heard = [await late.next(), await late.next()]
+    for each in (one, two):
+        assert events.AdvertHeard(advert=each, rung="mdns") in heard
+    await late.mdns.close()
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ("10.0.0.5", "10.0.0.9", "10.0.0.1"),
+        ("fd77::1", "fd00::2", "10.0.0.5", "fd00::1", "10.0.0.1"),
+        tuple(f"fdff:ffff:ffff:ffff:ffff:ffff:ffff:ff{n:02x}" for n in (*range(250, 235, -1), 16)),
+    ],
+)
+async def test_addresses_come_in_the_leaders_order(
+    sides: tuple[Side, Side], addresses: tuple[str, ...]
+) -> None:
+    first, second = sides
+    one = advert(first.label, addresses=addresses)
+    first.mdns.advertise(one)
+    heard = await second.next()
+    while heard != events.AdvertHeard(advert=one, rung="mdns"):  # it may come in pieces
+        heard = await second.next()
+    late = Side(first.label)
+    await late.mdns.start(LO)
+    heard = await late.next()
+    while heard != events.AdvertHeard(advert=one, rung="mdns"):
+        heard = await late.next()
+    await late.mdns.close()
+
+
+def test_what_the_leader_does_not_list_comes_last() -> None:
+    some = ("10.0.0.1", "fe80::1%eth0", "10.0.0.2", "fd00::1")
+    order = ["fd00::1", "192.0.2.1", "fe80::1"]
+    assert mdns._sorted(some, order) == ("fd00::1", "fe80::1%eth0", "10.0.0.1", "10.0.0.2")
+    assert mdns._sorted(some, [""]) == some
+    many = [f"fdff:ffff:ffff:ffff:ffff:ffff:ffff:ff{n:02x}" for n in range(16)]
+    strings = mdns._order(many)
+    assert ",".join(strings.values()).split(",") == many
+    assert all(len(f"{key}={value}") <= 255 for key, value in strings.items())
+
+
+async def test_an_announcement_and_a_goodbye_go_out_twice(
+    label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mdns, "ANNOUNCE_AGAIN_S", 0.0)
+    monkeypatch.setattr(mdns, "GOODBYE_AGAIN_S", 0.0)
+    side = Side(label)
+    await side.mdns.start(LO)
+    assert side.mdns._zeroconf is not None
+    sent: list[set[float]] = []
+    monkeypatch.setattr(
+        side.mdns._zeroconf.zeroconf,
+        "async_send",
+        lambda out: sent.append({answer.ttl for answer, _ in out.answers}),
+    )
+    one = advert(label)
+    side.mdns.advertise(one)
+    await asyncio.gather(*side.mdns._tasks)
+    side.mdns.withdraw(label, one.claim)
+    await asyncio.gather(*side.mdns._tasks)
+    assert [ttls for ttls in sent if ttls] == [{mdns.TTL_S}] * 2 + [{0}] * 2
+    monkeypatch.undo()
+    await side.mdns.close()
+
+
 async def test_what_is_no_advert_of_ours_is_not_heard(sides: tuple[Side, Side]) -> None:
     first, second = sides
     stranger = AsyncZeroconf(interfaces=["127.0.0.1"])
@@ -226,6 +302,69 @@ async def test_a_network_without_multicast_is_no_error(
     await side.mdns.readdress(LO)
     await side.mdns.close()
     assert side.heard.empty()
+
+
+@pytest.mark.parametrize("by", ["ask", "advertise"])
+async def test_what_could_not_start_is_tried_again_when_there_is_something_to_say(
+    label: Label, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    tries: list[object] = []
+
+    def taken(**_: object) -> AsyncZeroconf:
+        tries.append(None)
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    side, other = Side(label), Side(label)
+    side.mdns.ask(label, unicast=True)  # not started: nothing to try again
+    with monkeypatch.context() as patched:
+        patched.setattr(mdns, "AsyncZeroconf", taken)
+        await side.mdns.start(LO)
+        for _ in range(3):
+            side.mdns.ask(label, unicast=True)
+        assert not side.mdns._tasks  # too soon
+        patched.setattr(mdns, "RETRY_AFTER_S", 0.0)
+        side.mdns._retry_at_s = 0.0
+        side.mdns.ask(label, unicast=True)
+        await asyncio.gather(*side.mdns._tasks)
+        assert len(tries) == 2
+    await other.mdns.start(LO)
+    side.mdns._retry_at_s = 0.0
+    one = advert(label)
+    if by == "ask":
+        other.mdns.advertise(one)
+        side.mdns.ask(label, unicast=True)
+        assert await side.next() == events.AdvertHeard(advert=one, rung="mdns")
+    else:
+        side.mdns.advertise(one)
+        assert await other.next() == events.AdvertHeard(advert=one, rung="mdns")
+    assert side.mdns.state == f"mdns: browsing {TYPE} on lo 127.0.0.1"
+    await side.mdns.close()
+    await other.mdns.close()
+
+
+async def test_a_start_that_fails_halfway_leaves_nothing_open(
+    label: Label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[AsyncZeroconf] = []
+
+    def halfway(**options: Any) -> AsyncZeroconf:
+        made.append(AsyncZeroconf(**options))
+        start = made[0].zeroconf.async_wait_for_start
+
+        async def slow(*_: object) -> None:
+            monkeypatch.setattr(made[0].zeroconf, "async_wait_for_start", start)
+            await start()
+            raise TimeoutError
+
+        monkeypatch.setattr(made[0].zeroconf, "async_wait_for_start", slow)
+        return made[0]
+
+    monkeypatch.setattr(mdns, "AsyncZeroconf", halfway)
+    side = Side(label)
+    await side.mdns.start(LO)
+    assert side.mdns.state == "mdns: does not work: TimeoutError"
+    assert made[0].zeroconf.done
+    await side.mdns.close()
 
 
 async def test_a_failing_update_ends_in_the_state(
@@ -333,3 +472,4 @@ def test_addresses_can_be_connected_to() -> None:
     some = ["fe80::1%1", "fe80::2", "fd00::1", "10.0.0.1", "fe80::3%99999"]
     assert multicast.usable(some, "") == ("fe80::1%lo", "fd00::1", "10.0.0.1")
     assert multicast.usable(["fe80::2"], "ib0") == ("fe80::2%ib0",)
+    assert multicast.usable(["fe80::1%1", "fe80::1"], "lo") == ("fe80::1%lo",)

@@ -15,8 +15,10 @@ import pytest
 from mingled.core import events
 from mingled.core.words import JobId, NodeId, Nonce
 from mingled.edges import proof
-from mingled.edges.proof import Proofs, ephemeral_ports, reserve
+from mingled.edges.proof import Proofs, reserve
 from mingled.errors import DaemonError
+from mingled.net import listening
+from mingled.net.listening import ephemeral_ports
 
 JOB = JobId("bert")
 ONE, TWO = Nonce("1" * 32), Nonce("2" * 32)
@@ -198,10 +200,10 @@ async def test_what_is_no_address_is_refuted_too(side: Side, address: str, port:
 
 
 async def test_no_port_for_the_ring(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(family: int) -> socket.socket:
+    def none(port: int) -> socket.socket:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(proof, "_socket", none)
+    monkeypatch.setattr(proof, "listen", none)
     with pytest.raises(DaemonError, match=f"{socket.gethostname()} has no port.*: Too many open"):
         side.proofs.open_ring(NODE)
 
@@ -209,7 +211,7 @@ async def test_no_port_for_the_ring(side: Side, monkeypatch: pytest.MonkeyPatch)
 async def test_a_listener_without_descriptors_rests_and_goes_on(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proof, "PAUSE_S", 0.01)
+    monkeypatch.setattr(listening, "PAUSE_S", 0.01)
     accept, failures = socket.socket.accept, 0
 
     def scarce(listener: socket.socket) -> tuple[socket.socket, object]:

@@ -365,12 +365,54 @@ def test_both_families_at_once(lan: MakeLan, claims: Iterator[str]) -> None:
     three = lan(nodes=3, ipv6="fd77::/64")
     three.node(3).configure(["addr del 10.77.0.3/24 dev eth0"])
     leader, dual, six = (Daemon(node) for node in three.nodes)
+    six.do("ask")
     claim = next(claims)
     leader.do("lead", claim)
     for follower in (dual, six):
         follower.until(f"heard mdns {claim} ", f"heard broadcast {claim} ")
     for daemon in (leader, dual, six):
         daemon.end()
+
+
+def test_a_host_of_ipv6_only_finds_one_of_both_families_by_broadcast(
+    lan: MakeLan, claims: Iterator[str]
+) -> None:
+    both = lan(nodes=2, ipv6="fd77::/64")
+    both.node(2).configure(["addr del 10.77.0.2/24 dev eth0"])
+    without(both, "udp dport 5353")  # neighbor discovery is multicast, too
+    dual, six = (Daemon(node) for node in both.nodes)
+    claim = next(claims)
+    dual.do("lead", claim)
+    six.do("ask")  # what was said over IPv4 passed it by
+    six.until(f"heard broadcast {claim} ")
+    dual.do("withdraw", claim)
+    six.until(f"gone broadcast {claim}\n")
+    claim = next(claims)
+    dual.do("lead", claim)  # it is known that somebody hears nothing else
+    six.until(f"heard broadcast {claim} ")
+    back = next(claims)
+    six.do("lead", back)
+    dual.until(f"heard broadcast {back} ")
+    for daemon in (dual, six):
+        daemon.end()
+        assert "heard mdns" not in daemon.said
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_mdns_alone_tells_addresses_in_the_leaders_order(
+    lan: MakeLan, claims: Iterator[str], family: int
+) -> None:
+    both = lan(nodes=2, networks=2) if family == 4 else lan(nodes=2, ipv4=False, ipv6="fd77::/64")
+    without(both, "udp dport 29491")
+    follower, leader = Daemon(both.node(2)), Daemon(both.node(1))
+    follower.do("ask")
+    claim = next(claims)
+    leader.do("lead", claim)  # a live announcement, not the answer to a question
+    best = "10.77.0.1,10.78.0.1\n" if family == 4 else "fd77::1,fe80::"
+    follower.until(f"heard mdns {claim} {best}")
+    for daemon in (leader, follower):
+        daemon.end()
+        assert "heard broadcast" not in daemon.said
 
 
 # ---------------------------------------------------------------- interfaces

@@ -129,6 +129,20 @@ async def test_what_comes_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert [bool((await task).addresses) for task in waiting] == [True, True, False]
 
 
+async def test_a_machine_that_lets_nobody_start_threads_is_no_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    resolver = Resolver(lambda _: ("10.0.0.1",))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        for _ in range(2):
+            assert (await resolver.resolve("head")).trouble.startswith("is not looked up")
+    assert await resolver.resolve("head") == Resolved(("10.0.0.1",))
+
+
 def test_name_servers(tmp_path: Path) -> None:
     conf = tmp_path / "resolv.conf"
     assert name_servers(conf) == ("127.0.0.1",)

@@ -1,0 +1,106 @@
+"""`mingle firewall`: what to open between the nodes, printed as rules, before any job runs."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import click
+
+from mingled.doctor.ports import Opening, openings
+from mingled.errors import BadInput
+
+Format = Literal["nft", "ufw"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_INSERT = "insert rule inet filter input"
+
+
+@click.command()
+@click.option(
+    "--subnet",
+    "subnets",
+    multiple=True,
+    required=True,
+    metavar="CIDR",
+    help="Where the nodes are, as in 10.0.0.0/24. Repeatable.",
+)
+@click.option(
+    "--format", "kind", type=click.Choice(["nft", "ufw"]), required=True, help="Of which firewall."
+)
+def command(subnets: tuple[str, ...], kind: Format) -> None:
+    """Firewall rules that let the nodes of a subnet train together, on stdout.
+
+    Every node opens the same ports to every other: nobody knows beforehand who will be rank 0.
+    """
+    networks = [network(text) for text in subnets]
+    rules = nft if kind == "nft" else ufw
+    sys.stdout.write(rules(networks, openings()))
+
+
+def network(text: str) -> Network:
+    """Raises `BadInput`: malformed, or everybody."""
+    try:
+        found = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise BadInput(
+            f"--subnet {text[:64]!r} is no subnet; give it as in 10.0.0.0/24 or fd00::/64"
+        ) from None
+    if found.prefixlen == 0:
+        raise BadInput(f"--subnet {text} is the whole Internet; name the nodes' own subnet")
+    return found
+
+
+def _families(networks: Sequence[Network]) -> list[tuple[str, str]]:
+    """`ip` or `ip6`, and what stands in its set. IPv6 discovery comes from link-local addresses."""
+    four = ipaddress.collapse_addresses(n for n in networks if n.version == 4)
+    six = list(ipaddress.collapse_addresses(n for n in networks if n.version == 6))
+    link_local = ipaddress.IPv6Network("fe80::/10")
+    if six and link_local not in six and not any(n.supernet_of(link_local) for n in six):
+        six.append(link_local)
+    found = [("ip", ", ".join(map(str, four))), ("ip6", ", ".join(map(str, six)))]
+    return [(family, texts) for family, texts in found if texts]
+
+
+def nft(networks: Sequence[Network], opened: Sequence[Opening]) -> str:
+    """Rules for the machine's own input chain, put before those that are there. A table of our own
+    would not do: what one table accepts another may still drop."""
+    lines = [
+        "# What mingled and the training libraries need between the nodes, for nftables:",
+        "#     mingle firewall ... --format nft | sudo nft -f -",
+        "# The rules go to the front of chain `input` of table `inet filter`, where Debian and",
+        "# others drop; replace the two names where yours are called otherwise. To keep them over",
+        "# a restart: sudo nft list ruleset > /etc/nftables.conf",
+        "add table inet filter",
+        "add chain inet filter input",
+        "# what belongs to a connection that was let in, or goes out from here",
+        f"{_INSERT} ct state established,related accept",
+        f"{_INSERT} iifname lo accept",
+    ]
+    for family, texts in _families(networks):
+        for one in opened:
+            lines.append(f"# {one.why}")
+            where = f"{family} saddr {{ {texts} }} {one.protocol} dport {one.ports}"
+            lines.append(f"{_INSERT} {where} accept")
+        if family == "ip6":
+            neighbours = "nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert"
+            lines.append("# IPv6 finds its neighbours by ICMP")
+            lines.append(f"{_INSERT} icmpv6 type {{ {neighbours} }} accept")
+    return "\n".join(lines) + "\n"
+
+
+def ufw(networks: Sequence[Network], opened: Sequence[Opening]) -> str:
+    """A shell script of `ufw` calls. Its port ranges have a colon."""
+    lines = [
+        "# What mingled and the training libraries need between the nodes, for ufw.",
+        "#     mingle firewall ... --format ufw | sudo sh",
+    ]
+    for one in opened:
+        lines.append(f"# {one.why}")
+        for _, texts in _families(networks):
+            for text in texts.split(", "):
+                ports = one.ports.replace("-", ":")
+                lines.append(f"ufw allow from {text} to any port {ports} proto {one.protocol}")
+    return "\n".join(lines) + "\n"
