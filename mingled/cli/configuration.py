@@ -26,6 +26,8 @@ PATH = Path("/etc/mingled/mingled.toml")
 
 RUNGS = ("mdns", "broadcast", "peers")
 
+LEVELS = ("debug", "info", "warning", "error")
+
 KEYS: dict[str, tuple[str, str]] = {
     # key: (kind, as an example)
     "socket": ("text", '"/run/mingled/control.sock"'),
@@ -35,7 +37,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "subnet": ("list", '["10.0.0.0/24"]'),
     "peers": ("list", '["gpu1", "head.lab.example"]'),
     "discovery": ("list", '["mdns", "broadcast", "peers"]'),
-    "log_level": ("text", '"info"'),
+    "log_level": ("level", '"info"'),
 }
 """What may stand in the file."""
 
@@ -48,8 +50,9 @@ _OPTIONS = {
 
 
 def load(path: Path, *, needed: bool) -> dict[str, Any]:
-    """The file as defaults of `mingled`'s options. One that is not there is an error only where it
-    was asked for. Raises `BadInput` naming file, line and what is allowed."""
+    """The file as defaults of `mingled`'s options. One that is not there, or that this user may not
+    read, is an error only where it was asked for: an administrator's secret must not stop a user's
+    private daemon. Raises `BadInput` naming file, line and what is allowed."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -57,6 +60,9 @@ def load(path: Path, *, needed: bool) -> dict[str, Any]:
             return {}
         raise _bad(path, None, "no such file; correct --config (MINGLE_CONFIG)") from None
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, PermissionError) and not needed:
+            click.echo(f"mingled: goes on without {path}, which it may not read", err=True)
+            return {}
         reason = getattr(error, "strerror", None) or str(error)
         raise _bad(path, None, f"cannot be read: {reason}") from None
     try:
@@ -82,9 +88,11 @@ def _value(kind: str, key: str, value: object) -> Any:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65_536:
             raise BadInput("not a port from 1 to 65535")
         return value
-    if kind == "text":
+    if kind in ("text", "level"):
         if not isinstance(value, str) or not value:
             raise BadInput("not a text")
+        if kind == "level" and value not in LEVELS:
+            raise BadInput(f"no level of the log; there are {', '.join(LEVELS)}")
         return value
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):

@@ -80,7 +80,7 @@ from mingled.errors import MingleError
 )
 @click.option(
     "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
+    type=click.Choice(configuration.LEVELS),
     envvar="MINGLE_LOG_LEVEL",
     default="info",
     show_default=True,

@@ -52,8 +52,8 @@ def _ways(address: str) -> list[str]:
         return [address]
     links = [
         name
-        for name in quick.names()
-        if any(is_link_local_v6(a.address) for a in quick.addresses_of(name))
+        for name, found in quick.addresses().items()
+        if any(is_link_local_v6(a.address) for a in found)
     ]
     return [scoped(address, name) for name in links[:LINKS_MAX]]
 

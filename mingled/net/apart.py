@@ -14,7 +14,9 @@ from collections.abc import Iterable
 import msgspec
 
 from mingled.core.events import Address
+from mingled.net.facts import Facts
 from mingled.net.interfaces import candidates
+from mingled.net.restricting import restriction
 
 TIMEOUT_S = 10.0
 """Of the child: on a busy node the imports alone can take a second."""
@@ -26,22 +28,25 @@ class _Question(msgspec.Struct, frozen=True):
 
 
 async def exact_candidates(
-    only: Iterable[str] = (), subnets: Iterable[str] = (), *, timeout_s: float = TIMEOUT_S
+    only: Iterable[str] = (),
+    subnets: Iterable[str] = (),
+    *,
+    seen: Facts | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> tuple[Address, ...]:
     """`candidates(only, subnets, exact=True)` without blocking the loop. Where the child cannot be
-    started, fails or takes too long, what the quick way finds.
+    started, fails or takes too long, what the quick way finds, or has found: `seen`.
 
     Raises:
         BadInput: a subnet that is none.
     """
     question = _Question(tuple(only), tuple(subnets))
-    # First, for its errors; and it is the answer where nothing better comes.
-    quick = candidates(question.only, question.subnets)
+    restriction(question.only, question.subnets)  # for its errors, which the child cannot raise
     answer = await _ask(msgspec.json.encode(question).decode(), timeout_s)
     try:
         return msgspec.json.decode(answer, type=tuple[Address, ...])
     except msgspec.DecodeError:
-        return quick
+        return await asyncio.to_thread(candidates, question.only, question.subnets, seen=seen)
 
 
 async def _ask(question: str, timeout_s: float) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from mingled.core.events import Address
 from mingled.core.reach import is_link_local_v6, parsed, subnet_of
+from mingled.net import ioctls
 from mingled.net.interfaces import interface_of
 from mingled.net.listening import RESET
 
@@ -25,6 +27,11 @@ TCP_RTO_MAX_MS = 44
 RTO_MAX_MS = 1_000
 """The least that the kernel takes."""
 
+STAGGER_S = 0.25
+"""RFC 8305, Connection Attempt Delay: the next source is tried this long after the one before."""
+
+DISCARD_PORT = 9
+
 T = TypeVar("T")
 
 
@@ -34,6 +41,19 @@ async def connect(
     """A TCP connection to an address (a link-local one with its scope), from one of `sources` and
     over its interface where any are given. Raises `OSError`, also where none is of the address's
     family."""
+    if not sources:
+        return await _connect(address, port, None, quick_ack)
+    first, *others = sources_for(address, sources)
+    if not others:
+        return await _connect(address, port, first, quick_ack)
+    return await _first_of(
+        [functools.partial(_connect, address, port, s, quick_ack) for s in (first, *others)]
+    )
+
+
+async def _connect(
+    address: str, port: int, source: Address | None, quick_ack: bool
+) -> socket.socket:
     host, _, scope = address.partition("%")
     six = ":" in host
     sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
@@ -41,12 +61,8 @@ async def connect(
         sock.setblocking(False)
         if not quick_ack:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
-        if sources:
-            source = source_for(address, sources)
-            with contextlib.suppress(OSError):  # old kernels leave that to root: the address is set
-                sock.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_BINDTODEVICE, source.interface.encode()
-                )
+        if source is not None:
+            _keep_to(sock, source.interface)
             sock.bind(_place(source.address, 0, source.interface))
         place = _place(host, port, scope)
         await asyncio.get_running_loop().sock_connect(sock, place)
@@ -64,8 +80,51 @@ def _place(host: str, port: int, scope: str) -> tuple[str, int] | tuple[str, int
     return host, port, 0, index if link_local else 0
 
 
-def source_for(address: str, sources: Sequence[Address]) -> Address:
-    """The one to connect to `address` from: in its subnet, else the first of its family. Raises
+def _keep_to(sock: socket.socket, interface: str) -> None:
+    """Leave over this interface. No packet for another machine could over loopback: an address
+    that was put there is reached, and left from, over all the others."""
+    if (ioctls.flags(interface) or 0) & ioctls.IFF_LOOPBACK:
+        return
+    with contextlib.suppress(OSError):  # old kernels leave that to root: the address is set
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+
+
+async def _first_of(ways: Sequence[Callable[[], Awaitable[socket.socket]]]) -> socket.socket:
+    """The first connection, each way being tried once the one before it has failed or has had
+    STAGGER_S; they stay beside each other, since over an interface with no route the kernel asks
+    for the address on the link itself, 3 s long. Raises the last error, or a refusal if there was
+    one and the others have had STAGGER_S too: somebody has answered."""
+    left = list(ways)
+    running: set[asyncio.Future[socket.socket]] = set()
+    error: BaseException | None = None
+    try:
+        while True:
+            if left:
+                running.add(asyncio.ensure_future(left.pop(0)()))
+            refused = isinstance(error, ConnectionRefusedError)
+            done, running = await asyncio.wait(
+                running,
+                timeout=STAGGER_S if left or refused else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            connected = [tried for tried in done if tried.exception() is None]
+            if connected:
+                running |= set(connected[1:])
+                return connected[0].result()
+            for tried in done:
+                error = error if refused else tried.exception()
+                refused = isinstance(error, ConnectionRefusedError)
+            if error is not None and not left and (not running or (refused and not done)):
+                raise error
+    finally:
+        for other in running:
+            other.cancel()
+            other.add_done_callback(lambda f: _late(f, socket.socket.close))
+
+
+def sources_for(address: str, sources: Sequence[Address]) -> Sequence[Address]:
+    """Those to connect to `address` from, in this order: the one in its subnet; else what the
+    kernel's routes would choose; else, where that is none of `sources`, all of the family. Raises
     `OSError` (EADDRNOTAVAIL) where none is."""
     ip = parsed(address)
     _, _, scope = address.partition("%")
@@ -77,10 +136,24 @@ def source_for(address: str, sources: Sequence[Address]) -> Address:
     for source in fits:
         net = subnet_of(source)
         if ip is not None and net is not None and ip in net:
-            return source
+            return [source]
     if not fits:
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-    return fits[0]
+    routed = _routed(address) if len(fits) > 1 else ""
+    return [s for s in fits if s.address == routed] or fits
+
+
+def _routed(address: str) -> str:
+    """Our address that the kernel would connect there from; empty: it knows no way. Nothing is
+    sent."""
+    host, _, scope = address.partition("%")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(_place(host, DISCARD_PORT, scope))
+            return str(sock.getsockname()[0]).partition("%")[0]
+    except OSError:
+        return ""
 
 
 def local_end(sockname: str) -> Address:

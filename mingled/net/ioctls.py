@@ -8,6 +8,7 @@ interface is gone, the answer is None.
 from __future__ import annotations
 
 import array
+import os
 import socket
 import struct
 import sys
@@ -23,6 +24,8 @@ _IFREQ_BYTES = 40
 _ETHTOOL_CMD_BYTES = 44
 
 IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40
+
+_SYSFS = Path("/sys/class/net")
 
 _SPEED_UNKNOWN = 0xFFFF_FFFF
 
@@ -67,11 +70,12 @@ def wireless(name: str) -> bool:
     """Whether it is a Wi-Fi card: by the wireless extensions' call, else by /sys."""
     if _ask(_SIOCGIWNAME, name) is not None:
         return True
-    folder = sysfs(name)
-    return folder is not None and any((folder / at).exists() for at in ("phy80211", "wireless"))
+    # Whether it is our namespace's is asked last: most interfaces have neither.
+    at_all = any(os.path.exists(f"{_SYSFS}/{name}/{at}") for at in ("phy80211", "wireless"))
+    return at_all and sysfs(name) is not None
 
 
-def sysfs(name: str, root: Path = Path("/sys/class/net")) -> Path | None:
+def sysfs(name: str, root: Path = _SYSFS) -> Path | None:
     """Its folder, if /sys shows the namespace that we are in."""
     folder = root / name
     try:

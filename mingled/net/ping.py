@@ -141,7 +141,7 @@ def _reply(heard: Heard, rtt_ms: float | None) -> Reply:
 def _who(source: str) -> str:
     if not source:
         return "this machine itself"
-    own = {a.address for name in quick.names() for a in quick.addresses_of(name)}
+    own = {a.address for found in quick.addresses().values() for a in found}
     if source.partition("%")[0] in own:
         return f"this machine itself ({source}): nobody there answers"
     return source

@@ -13,6 +13,9 @@ _CARDS: tuple[Kind, ...] = ("ethernet", "wifi", "infiniband", "wwan")
 _NO_SPEED: tuple[Kind, ...] = ("tun", "tap", "wireguard", "ppp", "tunnel", "loopback", "dummy")
 """Kinds whose driver reports a speed that it made up (a tun says 10 Mbit/s), or none."""
 
+_Entries = dict[int, list[dict[str, str]]]
+"""What netifaces has of an interface, by family."""
+
 _LINK_FAMILIES = ("AF_PACKET", "AF_LINK")  # Linux, macOS
 
 
@@ -30,14 +33,14 @@ def names() -> tuple[str, ...]:
 def facts(why_not: str = "") -> Facts:
     """Of all interfaces. `why_not` goes into the result: why nothing better was read."""
     gateways = default_gateways()
-    links = (_link(name, gateways.get(name, ())) for name in names())
+    links = (_link(name, found, gateways.get(name, ())) for name, found in _every().items())
     ordered = sorted(links, key=lambda link: link.index)
     return Facts(links=tuple(ordered), exact=False, why_not=why_not)
 
 
-def addresses_of(name: str) -> tuple[LinkAddress, ...]:
-    """IPv4 first. What is no address is left out, and so is an interface that has just gone."""
-    return _addresses(_entries(name))
+def addresses() -> dict[str, tuple[LinkAddress, ...]]:
+    """Of every interface, IPv4 first. What is no address is left out."""
+    return {name: _addresses(entries) for name, entries in _every().items()}
 
 
 def default_gateways() -> dict[str, tuple[str, ...]]:
@@ -62,8 +65,8 @@ def speed_of(name: str, kind: Kind) -> int | None:
     return None if kind in _NO_SPEED else ioctls.speed_mbits(name)
 
 
-def _link(name: str, gateways: tuple[str, ...]) -> Link:
-    kind, entries = kind_of(name), _entries(name)
+def _link(name: str, entries: _Entries, gateways: tuple[str, ...]) -> Link:
+    kind = kind_of(name)
     ioctls.settle(name)
     flags = ioctls.flags(name)
     up = None if flags is None else bool(flags & ioctls.IFF_UP)
@@ -85,17 +88,14 @@ def _link(name: str, gateways: tuple[str, ...]) -> Link:
     )
 
 
-def _entries(name: str) -> dict[int, list[dict[str, str]]]:
-    """What netifaces has of it, by family. Each call lists all interfaces anew, 0.6 ms where there
-    are 60."""
-    try:
-        found: dict[int, list[dict[str, str]]] = netifaces().ifaddresses(name)
-    except (OSError, ValueError):
-        return {}
-    return found
+def _every() -> dict[str, _Entries]:
+    """What netifaces has of each interface, in one listing of them all. One that came or went
+    beside it has nothing."""
+    found: dict[str, _Entries] = netifaces().allifaddresses()
+    return {name: found.get(name, {}) for name in names()}
 
 
-def _addresses(entries: dict[int, list[dict[str, str]]]) -> tuple[LinkAddress, ...]:
+def _addresses(entries: _Entries) -> tuple[LinkAddress, ...]:
     module = netifaces()
     found = []
     for family in (module.AF_INET, module.AF_INET6):
@@ -110,7 +110,7 @@ def _addresses(entries: dict[int, list[dict[str, str]]]) -> tuple[LinkAddress, .
     return tuple(found)
 
 
-def _mac(entries: dict[int, list[dict[str, str]]]) -> str:
+def _mac(entries: _Entries) -> str:
     module = netifaces()
     family = next((getattr(module, f) for f in _LINK_FAMILIES if hasattr(module, f)), -1)
     return next((str(entry["addr"]) for entry in entries.get(family, ()) if entry.get("addr")), "")
@@ -132,9 +132,8 @@ def snapshot() -> tuple[object, ...]:
     is up and running, addresses with prefixes; then the default gateways. An interface that was
     removed and made again has another index."""
     every = []
-    for name in names():
+    for name, found in addresses().items():
         ioctls.settle(name)
         flags = (ioctls.flags(name) or 0) & (ioctls.IFF_UP | ioctls.IFF_RUNNING)
-        addresses = tuple((a.address, a.prefix) for a in addresses_of(name))
-        every.append((ioctls.index(name), name, flags, addresses))
+        every.append((ioctls.index(name), name, flags, tuple((a.address, a.prefix) for a in found)))
     return (*sorted(every), tuple(sorted(default_gateways().items())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ def test_flags_and_the_environment_beat_the_file(
         ('discovery = ["smoke"]', 1, "smoke is no way of discovery; there are mdns, broadcast"),
         ("discovery = []", 1, "nothing is no way of discovery"),
         ("log_level = 3", 1, "not a text"),
+        (
+            '\nlog_level = "loud"',
+            2,
+            "log_level = 'loud': no level of the log; there are debug, info, warning, error; want",
+        ),
+        ('log_level = "INFO"', 1, "there are debug, info"),
         ("link_port = ", None, "is no TOML"),
     ],
 )
@@ -89,6 +96,25 @@ def test_a_file_that_is_not_there(file: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="cannot be read"):
         load(file, needed=False)
+
+
+def test_a_default_file_that_this_user_may_not_read_is_left_out(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr("mingled.cli.configuration.PATH", file)
+    context = command.make_context("mingled", ["--private"])
+    assert context.default_map == {}
+    said = f"mingled: goes on without {file}, which it may not read\n"
+    assert capsys.readouterr() == ("", said)
+    with pytest.raises(BadInput, match="cannot be read: Permission denied"):
+        command.make_context("mingled", ["--config", str(file)])
+    monkeypatch.setenv("MINGLE_CONFIG", str(file))
+    with pytest.raises(BadInput, match="cannot be read: Permission denied"):
+        command.make_context("mingled", [])
 
 
 def test_the_default_file_is_read_where_none_is_named(

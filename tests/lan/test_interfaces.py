@@ -44,6 +44,32 @@ from mingled.net.apart import exact_candidates
 print(msgspec.json.encode(asyncio.run(exact_candidates())).decode())
 assert "pyroute2" not in sys.modules
 """
+CONNECT = """
+import asyncio, sys
+from mingled.net.dialing import connect
+from mingled.net.interfaces import candidates
+address, *only = sys.argv[1:]
+async def main():
+    with await asyncio.wait_for(connect(address, 9, candidates(only) if only else ()), 30):
+        print("connected")
+try:
+    asyncio.run(main())
+except ConnectionRefusedError:
+    print("refused")
+except OSError as error:
+    print(error)
+"""
+LISTED = """
+from mingled.net import quick
+found = quick.addresses()
+module = quick.netifaces()  # each by itself
+for name in set(quick.names()) - {"tun9"}:  # which has nothing to be asked for
+    alone = module.ifaddresses(name)
+    entries = [*alone.get(module.AF_INET, ()), *alone.get(module.AF_INET6, ())]
+    assert [a.address for a in found[name]] == [e["addr"].partition("%")[0] for e in entries]
+assert found["tun9"] == () != found["eth0"]
+print(len(quick.facts().links))
+"""
 MONITOR = """
 import asyncio, sys
 from mingled.net.monitor import Monitor, snapshot
@@ -427,6 +453,46 @@ def _become(node: Node, user: str) -> tuple[str, ...]:
     allow = "echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_range"
     node.run(["sh", "-c", allow], check=True)
     return NOBODY
+
+
+# ---------------------------------------------------------------- where connections come from
+
+
+@pytest.mark.parametrize("gateway", ["known", "unknown"])
+def test_a_node_with_two_interfaces_connects_where_the_route_leads(
+    lan: MakeLan, gateway: str
+) -> None:
+    both = lan(nodes=2, networks=2)
+    here, there = both.nodes
+    there.configure(["addr add 10.99.0.1/32 dev lo"])
+    # An address is answered for on its own interface only, as on separate networks.
+    there.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore"], check=True)
+    way = f"10.99.0.0/24 via {there.addresses[1]} dev eth1"
+    here.configure(
+        [f"route add {way}"]
+        if gateway == "known"
+        # The kernel would come from an address that is not allowed.
+        else ["addr add 10.78.0.99/24 dev eth1", f"route add {way} src 10.78.0.99"]
+    )
+    for restriction in ([], ["eth0", here.addresses[1]]):
+        said = here.run([sys.executable, "-c", CONNECT, "10.99.0.1", *restriction]).stdout
+        assert said == "refused\n"  # so it was there
+
+
+def test_an_address_on_loopback_is_a_source(lan: MakeLan) -> None:
+    """Of a router: every way leads to it."""
+    here, there = lan(nodes=2).nodes
+    here.configure(["addr add 10.99.0.7/32 dev lo"])
+    there.configure([f"route add 10.99.0.7 via {here.address}"])
+    said = here.run([sys.executable, "-c", CONNECT, there.address, "10.99.0.7"]).stdout
+    assert said == "refused\n"
+
+
+def test_every_interface_is_listed_with_what_it_has(lan: MakeLan) -> None:
+    node = lan(nodes=1, ipv6="fd77::/64").node(1)
+    configured(node, ["tuntap add dev tun9 mode tun"], "tun")
+    node.configure([f"link add v{n} type veth peer name w{n}" for n in range(30)])
+    assert node.run([sys.executable, "-c", LISTED], check=True).stdout == "63\n"
 
 
 # ---------------------------------------------------------------- changes

@@ -32,11 +32,13 @@ def machine(*links: Link, exact: bool = True) -> Facts:
 
 
 class FakeNetifaces:
-    """Counts how often it is asked for addresses."""
+    """Counts how often it is asked for addresses. As the real one does, it leaves out of the whole
+    listing what has none of any family."""
 
     def __init__(self, has: dict[str, list[str]], default: dict[int, str]) -> None:
         self.has = has
         self.asked = 0
+        self.bare: set[str] = set()
         self.default = default
         self.flags: dict[str, int] = {}
         self.speeds: dict[str, int] = {}
@@ -60,11 +62,19 @@ class FakeNetifaces:
             AF_PACKET=PACKET,
             interfaces=lambda: list(self.has),
             ifaddresses=self._addresses,
+            allifaddresses=self._all,
             gateways=lambda: {f: [("10.0.0.254", name, True)] for f, name in self.default.items()},
         )
 
+    def _all(self) -> dict[str, dict[int, list[dict[str, str]]]]:
+        self.asked += 1
+        return {name: self._of(name) for name in self.has if name not in self.bare}
+
     def _addresses(self, name: str) -> dict[int, list[dict[str, str]]]:
         self.asked += 1
+        return self._of(name)
+
+    def _of(self, name: str) -> dict[int, list[dict[str, str]]]:
         if name not in self.has:
             raise ValueError("You must specify a valid interface name.")
         found: dict[int, list[dict[str, str]]] = {

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from mingled.errors import BadInput
+from mingled.net import interfaces
 from mingled.net.apart import exact_candidates
+from mingled.net.facts import Facts
 from mingled.net.interfaces import candidates
+
+from .machines import link, machine
 
 
 def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -42,6 +46,21 @@ async def test_a_child_that_fails_leaves_the_quick_answer(
 ) -> None:
     python(tmp_path, monkeypatch, script)
     assert await exact_candidates(["lo"]) == candidates(["lo"])
+
+
+async def test_what_was_seen_is_read_again_by_the_child_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(**_: object) -> Facts:
+        raise AssertionError("the interfaces were listed")
+
+    here = candidates(["lo"])
+    monkeypatch.setattr(interfaces, "facts", none)
+    assert await exact_candidates(["lo"]) == here
+    python(tmp_path, monkeypatch, "exit 3")
+    seen = machine(link("eth0", "ethernet", "10.0.0.1/24"))
+    (only,) = await exact_candidates(seen=seen)
+    assert (only.interface, only.address) == ("eth0", "10.0.0.1")
 
 
 async def test_a_python_that_is_gone_leaves_the_quick_answer(

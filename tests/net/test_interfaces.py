@@ -16,9 +16,12 @@ from mingled.net.interfaces import (
     candidates,
     choice,
     default_interfaces,
+    facts,
+    forget,
     interface_names,
     interface_of,
     refusal,
+    remember,
 )
 
 from .machines import V4, V6, FakeNetifaces
@@ -132,11 +135,33 @@ def test_what_is_no_address_is_left_out(machine: FakeNetifaces) -> None:
     assert names(tuple(all_addresses())) == [("eth0", "10.0.0.1"), ("eth0", "fd00::1")]
 
 
-def test_an_interface_that_goes_while_it_is_read_has_no_addresses(
-    machine: FakeNetifaces,
-) -> None:
-    assert quick.addresses_of("gone0") == ()
+def test_one_listing_serves_all_interfaces(machine: FakeNetifaces) -> None:
+    machine.bare = {"down0"}  # a tun has no address of any family, not even a MAC
+    seen = facts(exact=False)
     assert machine.asked == 1
+    assert {link.name for link in seen.links} == machine.has.keys()
+    assert candidates(seen=seen)[0].address == "10.1.0.2"
+    assert refusal(["eth7"], seen=seen)
+    assert machine.asked == 1
+    quick.snapshot()
+    assert machine.asked == 2
+    found = quick.addresses()
+    assert machine.asked == 3
+    assert {name: [a.address for a in those] for name, those in found.items()} == {
+        link.name: [a.address for a in link.addresses] for link in seen.links
+    }
+
+
+def test_what_was_read_is_remembered_until_something_changes(machine: FakeNetifaces) -> None:
+    remember(facts(exact=False))
+    assert interface_of("10.0.0.1") == "eth0"
+    assert interface_of("fe80::2%eth1") == "eth1"
+    assert machine.asked == 1
+    machine.has["wlan0"].append(machine.has["eth0"].pop(1))
+    assert interface_of("10.0.0.1") == "eth0"  # nobody has said so yet
+    forget()
+    assert interface_of("10.0.0.1") == "wlan0"
+    assert machine.asked == 2
 
 
 def test_the_interface_of_an_address_is_remembered(machine: FakeNetifaces) -> None:
@@ -169,9 +194,9 @@ def test_where_netlink_does_not_answer_names_have_to_do(
 
     monkeypatch.setattr(netlink, "ask", refuse)
     assert candidates(exact=True) == candidates()
-    facts = links.facts()
-    assert (facts.exact, facts.why_not) == (False, "a sandbox forbids it")
-    assert machine.has.keys() == {link.name for link in facts.links}
+    read = links.facts()
+    assert (read.exact, read.why_not) == (False, "a sandbox forbids it")
+    assert machine.has.keys() == {link.name for link in read.links}
 
 
 def test_a_snapshot_changes_with_what_matters(
