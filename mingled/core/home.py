@@ -60,9 +60,10 @@ class Home:
         """What connections must come from; empty: the system may choose."""
         return self.addresses if self._ctx.restricted or self.wish != NO_WISH else ()
 
-    def has(self, address: str) -> bool:
-        """Is it (still) one of this machine's?"""
-        return address in self._ctx.own
+    @property
+    def left_out(self) -> list[Address]:
+        """Candidates that the participants here forbid; not virtual ones."""
+        return [a for a in self._ctx.addresses if a not in self.addresses and not a.virtual]
 
     def candidates(self) -> tuple[str, ...]:
         """For others to try, best first."""

@@ -17,7 +17,16 @@ from mingled.core.events import Address, PathProven, PathRefuted
 from mingled.core.held import Held
 from mingled.core.messages import Advert, Entry
 from mingled.core.paths import Paths
-from mingled.core.reach import NAT_ADVICE, bare, behind_nat, scoped, scoped_advert, ways
+from mingled.core.reach import (
+    NAT_ADVICE,
+    bare,
+    behind_nat,
+    parsed,
+    scoped,
+    scoped_advert,
+    subnet_of,
+    ways,
+)
 from mingled.core.roster import config_of, plain_config
 from mingled.core.survey import Surveyed
 from mingled.core.table import State, Trigger
@@ -51,6 +60,7 @@ class Pursuit:
         self._told: tuple[Entry, ...] | None = None  #: what the last Join said
         self._rivals_told: set[Nonce] = set()
         self._surveyed = Surveyed(self)
+        self._wished = False  #: what the user allows here leads elsewhere, and that was said
         self._translated = False  #: our address is, on the way to the leader, and that was said
         self._send_join()
 
@@ -245,6 +255,7 @@ class Pursuit:
             now=now,
         )
         self._warn_of_nat(message)
+        self._warn_of_wish()
         self._job.note_text = ""  # what stood in the way of finding it
         self._job.found(now)
         self._ctx.book.held(self.advert.label, self.claim)
@@ -271,6 +282,28 @@ class Pursuit:
             sentence = self._rewritten(message)
         for seat in self._job.waiting():
             self._job.warn(seat, sentence)
+
+    def _warn_of_wish(self) -> None:
+        """Linux answers for all of its addresses on every interface, so that a way which the user
+        forbids here may seem to work."""
+        home, ip = self._job.home, parsed(self.remote)
+
+        def near(address: Address) -> bool:
+            net = subnet_of(address)
+            return net is not None and ip is not None and ip in net
+
+        forbidden = next((a for a in home.left_out if near(a)), None)
+        if forbidden is None or self._wished or any(near(a) for a in home.addresses):
+            return
+        self._wished = True
+        for seat in self._job.waiting():
+            self._job.warn(
+                seat,
+                f"rank 0 on {self.where()} is in {subnet_of(forbidden)}, this node's "
+                f"{forbidden.interface}, "
+                "which --interface or --subnet leave out here; name the same network on every "
+                "machine",
+            )
 
     def _rewritten(self, message: messages.Welcome) -> str:
         return (

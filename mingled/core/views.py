@@ -95,7 +95,8 @@ class Views:
         sentence = (
             f"job {job.job}: nobody else was heard for {job.ctx.settings.hint_after_s:g} s. This "
             f"node listens on {job.home.listening_on()}. Do the others use the same --job, and are "
-            "they on the same switch or network? Next: mingle status, here and there"
+            "they on the same switch or network? Where nothing but unicast passes, name one of "
+            f"them: --peers HOST. Next: mingle doctor --job {job.job}"
         )
         notice = local.Notice(kind="hint", sentence=sentence)
         job.ctx.do(actions.Tell(participant=seat.participant, message=notice))
@@ -119,7 +120,7 @@ class Views:
         if progress.leader is None:
             return (
                 f"{start}no rank 0 was heard on {job.home.listening_on()}; start mingle-wait with "
-                f"the same --job on the other machines{note}"
+                f"the same --job on the other machines, or see mingle doctor{note}"
             )
         if seat.join.form is Form.PLAIN:
             return (
@@ -144,7 +145,7 @@ class Views:
             f"{ordinal} {', '.join(map(str, progress.missing))} never came"
             if progress.missing
             else f"{max(0, progress.size_min - progress.here)} more never came; start them with "
-            "the same --job and size"
+            "the same --job and size, or see mingle doctor"
         )
         return f"{start}{progress.here} of {progress.size_min} were here ({hosts}); {absent}{note}"
 

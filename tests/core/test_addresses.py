@@ -242,3 +242,15 @@ def test_an_interface_that_the_user_forbids_never_becomes_master_addr() -> None:
     stage.world.air.cut.clear()
     stage.wait(10.0)
     assert ready(leader).master_addr == ready(follower).master_addr == "10.0.0.1"
+
+
+def test_contradicting_wishes_are_named() -> None:
+    """The simulator's hosts answer for all of their addresses, as Linux does."""
+    stage = two_networks(2)
+    stage.join(1, rank=0, interfaces=("eth1",))
+    follower = stage.join(2, rank=1, interfaces=("eth0",))
+    stage.wait(2.0)
+    (warning,) = noticed(follower)
+    for word in ("job bert: rank 0 on gpu1 (10.1.0.1) is in 10.1.0.0/24, this node's eth1, which",
+                 "name the same network on every machine"):  # fmt: skip
+        assert word in warning

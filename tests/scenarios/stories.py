@@ -49,7 +49,7 @@ def rank_0_last() -> Play:
     assert ranks(zero, *others) == [0, 1, 2]
     assert one_round(zero, *others).master_addr == "10.0.0.1"
     assert released_first(play) is zero
-    assert all("mingle status" in noticed(c)[0] for c in others), "the hint at 10 s"
+    assert all("mingle doctor --job bert" in noticed(c)[0] for c in others), "the hint at 10 s"
     return play
 
 
