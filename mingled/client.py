@@ -373,13 +373,13 @@ def _private(job: JobId, patience_s: float) -> Connection:
         try:
             return connect(path, patience_s)
         except DaemonError:
-            _start(path)
+            _start(path, job)
         return connect(path, patience_s)
     finally:
         locks.release(lock, lock_path)
 
 
-def _start(path: Path) -> None:
+def _start(path: Path, job: JobId) -> None:
     """A private daemon, detached from everything of ours: terminal, session, descriptors, and
     blocked signals, which would leave it deaf to SIGTERM."""
     import signal
@@ -421,7 +421,7 @@ def _start(path: Path) -> None:
                 os.close(fd)
     if said != "ready":
         raise DaemonError(
-            f"a private daemon could not be started on {socket.gethostname()}: "
+            f"job {job}: a private daemon could not be started on {socket.gethostname()}: "
             f"{said or 'it ended at once'}; its log is {path.with_suffix('.log')}"
         )
 

@@ -16,7 +16,7 @@ import msgspec
 
 from mingled import __version__
 from mingled.core import actions, events, local
-from mingled.core.datagrams import BROADCAST_PORT, Identity
+from mingled.core.datagrams import BROADCAST_PORT, Identity, printable_host
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.secrets import key_id_of
 from mingled.core.settings import Settings
@@ -64,7 +64,7 @@ class Daemon:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._node = NodeId(os.urandom(16).hex())
-        self._host = socket.gethostname()
+        self._host = printable_host(socket.gethostname())
         self._started_at = clock()
         self._queue: deque[events.Event] = deque()
         self._draining = False
@@ -113,7 +113,7 @@ class Daemon:
             self._peers = peers.Peers(self.emit)
             self._ladder = Ladder(
                 self.emit,
-                Identity(node=self._node, host=self._host, port=self._link_port),
+                Identity(node=self._node, host=socket.gethostname(), port=self._link_port),
                 rungs=options.rungs,
                 peers=options.peers,
                 port=options.broadcast_port,

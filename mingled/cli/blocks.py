@@ -3,13 +3,17 @@ is not. In a pipe nothing is wrapped, cut or coloured, so that `grep` finds whol
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from mingled.errors import MingleError
 from mingled.wording import clean
 
 _INDENT = "  "
@@ -19,6 +23,12 @@ _COLUMNS_MIN = 30
 _LABELS_SHARE_MAX = 0.4
 """Of the columns; where labels need more (IPv6 addresses in 40 columns) they get lines of their
 own."""
+
+
+SIGPIPE_EXIT = 141
+"""What a shell says of a command that wrote to a pipe nobody reads any more."""
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class Block(NamedTuple):
@@ -44,6 +54,44 @@ def print_line(text: str) -> None:
 def milliseconds(value: float) -> str:
     """`0.368 ms`, `1.61 ms`, `250 ms`: what can be told apart."""
     return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """What is printed inside gets to stdout before the end. Raises `MingleError` where it cannot
+    (a full disk, a stdout that the shell closed); a reader that has seen enough ends the command as
+    it would end any other."""
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up_stdout()
+        raise SystemExit(SIGPIPE_EXIT) from None
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _give_up_stdout()
+        raise MingleError(f"stdout cannot be written to: {error.strerror}") from None
+
+
+class _Closed(io.TextIOBase):
+    """stdout of a process that was started without one."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
+def _give_up_stdout() -> None:
+    """So that the interpreter does not try once more at its end, and fail with a traceback."""
+    with contextlib.suppress(OSError, ValueError):
+        here = sys.stdout.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, here)
+        os.close(nowhere)
 
 
 def _lines(block: Block, columns: int | None) -> list[str]:

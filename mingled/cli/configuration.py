@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from mingled.core.peers import check_peers, check_subnets, listed
 from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
 
 PATH = Path("/etc/mingled/mingled.toml")
+
+META = "mingled.cli.configuration"
+"""Under this a click context has the path of the file that was read."""
 
 RUNGS = ("mdns", "broadcast", "peers")
 
@@ -131,9 +135,26 @@ def _bad(path: Path, line: int | None, what: str) -> BadInput:
 
 def as_defaults(ctx: click.Context, _param: click.Parameter, given: Path | None) -> None:
     """click's callback of `--config`, before the other options are read."""
+    path, named = place(given)
+    ctx.default_map = load(path, needed=named)
+    ctx.meta[META] = path
+
+
+def place(given: Path | None = None) -> tuple[Path, bool]:
+    """Where the file is, and whether somebody said so."""
     in_environment = os.environ.get("MINGLE_CONFIG")
     named = given or (Path(in_environment) if in_environment else None)
-    ctx.default_map = load(named or PATH, needed=named is not None)
+    return named or PATH, named is not None
+
+
+def origin(ctx: click.Context, parameter: str, variable: str, key: str) -> str:
+    """Where the value of a parameter came from, if neither from a flag nor from us; empty then."""
+    match ctx.get_parameter_source(parameter):
+        case ParameterSource.ENVIRONMENT:
+            return variable
+        case ParameterSource.DEFAULT_MAP:
+            return f"{key} in {ctx.meta.get(META, PATH)}"
+    return ""
 
 
 def forget_exported(environ: MutableMapping[str, str]) -> None:

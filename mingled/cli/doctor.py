@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from mingled.cli.firewall import configured
 from mingled.core.peers import check_peers, listed
 from mingled.core.words import JobId
 from mingled.doctor.model import Finding, Result
@@ -53,7 +54,7 @@ def command(job: str | None, peers: tuple[str, ...], as_json: bool) -> None:
 
     named = listed(peers or [os.environ.get("MINGLE_PEERS", "")])
     check_peers(named)
-    findings = asyncio.run(run(named, JobId(job) if job is not None else None))
+    findings = asyncio.run(run(named, JobId(job) if job is not None else None, ports=configured()))
     if as_json:
         sys.stdout.write(msgspec.json.encode(findings).decode() + "\n")
     else:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import click
 
-from mingled.doctor.ports import Opening, openings
+from mingled.cli import configuration
+from mingled.doctor.ports import Opening, Ports, openings
 from mingled.errors import BadInput
 
 Format = Literal["nft", "ufw"]
@@ -37,7 +40,29 @@ def command(subnets: tuple[str, ...], kind: Format) -> None:
     """
     networks = [network(text) for text in subnets]
     rules = nft if kind == "nft" else ufw
-    sys.stdout.write(rules(networks, openings()))
+    sys.stdout.write(rules(networks, openings(configured())))
+
+
+def configured() -> Ports:
+    """The ports that the daemon of this machine is to use: of the environment, else of its file.
+    Raises `BadInput`."""
+    named = os.environ.get("MINGLE_CONFIG")
+    path = Path(named) if named else configuration.PATH
+    values = configuration.load(path, needed=bool(named))
+    usual = Ports()
+    return Ports(
+        link=_port("MINGLE_LINK_PORT", values.get("link_port", usual.link)),
+        broadcast=_port("MINGLE_BROADCAST_PORT", values.get("broadcast_port", usual.broadcast)),
+    )
+
+
+def _port(variable: str, otherwise: int) -> int:
+    text = os.environ.get(variable, "")
+    if not text:
+        return otherwise
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65_536):
+        raise BadInput(f"{variable}={text[:64]!r} is no port from 1 to 65535")
+    return int(text)
 
 
 def network(text: str) -> Network:

@@ -70,6 +70,12 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
     if flags.job is None:
         raise BadInput("no job ID; add --job NAME, the same on every machine")
     job = JobId(flags.job)
+    for flag, values in (
+        ("--interface", flags.interfaces),
+        ("--subnet", flags.subnets),
+        ("--peers", flags.peers),
+    ):
+        check_given(flag, values, f"job {job}: ")
     given = defaults(env)
     line = torchrun.read(cmd)
     launcher = (flags.nnodes, flags.node_rank, flags.nproc_per_node)
@@ -109,6 +115,16 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
         ),
         line,
     )
+
+
+def check_given(flag: str, values: Sequence[str], who: str = "") -> None:
+    """Refuses an empty value of a flag that restricts: it is a shell variable that is not set, and
+    would silently allow everything."""
+    if any(not listed([value]) for value in values):
+        raise BadInput(
+            f"{who}{flag} is given with nothing in it; is a shell variable not set? Give a value, "
+            f"or delete {flag}"
+        )
 
 
 def check_watched(form: Form, react: Reaction, job: str) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 
+from mingled.cli import configuration
 from mingled.cli.blocks import Block, print_blocks
+from mingled.cli.forms import check_given
+from mingled.core.peers import listed
 from mingled.errors import BadInput
+from mingled.frameworks.environment import defaults
 from mingled.net import interfaces as net
 from mingled.net.choosing import Verdict, choose, speed_words
 from mingled.net.facts import Facts, Kind, Link, LinkAddress, Origin, Reach, State
@@ -80,22 +86,60 @@ def command(
     as_json: bool, only: tuple[str, ...], subnets: tuple[str, ...], pair: tuple[str, str] | None
 ) -> None:
     """This machine's interfaces, and which of them mingled uses."""
+    for flag, values in (("--interface", only), ("--subnet", subnets)):
+        check_given(flag, values)
     facts = net.facts()
     if facts.why_not:
         click.echo(f"mingle interfaces: {clean(_inexact(facts.why_not))}", err=True)
     if pair:
         _same_subnet(facts, pair, as_json)
         return
-    sentence = refuse(facts, socket.gethostname(), only, subnets)
+    interface, subnet = _wishes(only, subnets)
+    sentence = refuse(facts, socket.gethostname(), interface.words, subnet.words)
     if sentence:
+        for wish in (interface, subnet):
+            if wish.origin:
+                sentence = sentence.replace(f"correct {wish.flag}", f"correct {wish.origin}")
         raise BadInput(sentence)
-    verdicts = choose(facts, restriction(only, subnets)).verdicts
+    for wish in (interface, subnet):
+        if wish.origin:
+            words = f"only {wish.flag} {', '.join(wish.words)} may be used, says {wish.origin}"
+            click.echo(f"mingle interfaces: {clean(words)}", err=True)
+    verdicts = choose(facts, restriction(interface.words, subnet.words)).verdicts
     pairs = sorted(zip(facts.links, verdicts, strict=True), key=_order)
     if as_json:
         shown = [_shown(link, verdict, facts.exact) for link, verdict in pairs]
         sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
         return
     print_blocks([_block(link, verdict) for link, verdict in pairs])
+
+
+class _Wish(NamedTuple):
+    flag: str
+    words: tuple[str, ...]
+    origin: str  #: empty: the flag was typed, or nothing is wished for
+
+
+def _wishes(only: tuple[str, ...], subnets: tuple[str, ...]) -> tuple[_Wish, _Wish]:
+    """What a daemon that is started with these flags would go by: without one its variable counts,
+    and without that the file."""
+    path, named = configuration.place()
+    in_file: dict[str, Any] = {}
+    if not (only and subnets):
+        in_file = configuration.load(path, needed=named)
+    env = defaults(os.environ)
+
+    def one(flag: str, typed: tuple[str, ...], key: str) -> _Wish:
+        variable = f"MINGLE_{flag[2:].upper()}"
+        if typed:
+            return _Wish(flag, listed(typed), "")
+        words = listed([env.get(variable, "")])
+        if words:
+            return _Wish(flag, words, variable)
+        words = tuple(in_file.get(key, ()))
+        return _Wish(flag, words, f"{flag[2:]} in {path}" if words else "")
+
+    return one("--interface", only, "interfaces"), one("--subnet", subnets, "subnets")
 
 
 def _same_subnet(facts: Facts, pair: tuple[str, str], as_json: bool) -> None:

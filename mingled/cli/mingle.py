@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -37,6 +38,12 @@ class _Lazy(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        from mingled.cli.blocks import written
+
+        with written():  # click itself would exit with 1, which here means something
+            return super().invoke(ctx)
+
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mingle")
@@ -51,8 +58,11 @@ def main() -> None:
 
         wait.main(sys.argv[2:])
         return
+    from mingled.cli.blocks import written
+
     try:
-        command.main(prog_name="mingle", standalone_mode=False)
+        with written():
+            command.main(prog_name="mingle", standalone_mode=False)
     except (KeyboardInterrupt, click.exceptions.Abort):
         raise SystemExit(130) from None
     except click.ClickException as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from mingled import __version__
 from mingled.cli import configuration
@@ -134,17 +136,70 @@ def command(
         if ready_fd is not None:
             _say(ready_fd, "ready")
 
+    ctx = click.get_current_context()
     try:
+        _refuse_empty(ctx)
         configuration.check_rungs(options.rungs)
         check_peers(options.peers)
         if not private:
             _make_folder(socket_path.parent)
         asyncio.run(Daemon(options).run(ready))
     except MingleError as error:
+        sentence = _with_origin(ctx, str(error))
         if ready_fd is not None:
-            _say(ready_fd, str(error))
-        click.echo(f"mingled: {error}", err=True)
+            _say(ready_fd, sentence)
+        click.echo(f"mingled: {sentence}", err=True)
         raise SystemExit(error.exit_code) from None
+
+
+_LISTS = ("interfaces", "subnets", "peers", "discovery")
+
+
+def _refuse_empty(ctx: click.Context) -> None:
+    """A flag with nothing in it; an empty variable of the environment counts as none."""
+    from mingled.cli.forms import check_given
+
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name in _LISTS and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            check_given(parameter.opts[0], ctx.params[name])
+
+
+def _with_origin(ctx: click.Context, sentence: str) -> str:
+    """What to correct is where it was said: a flag, a variable, or the file."""
+    for parameter in ctx.command.params:
+        flag, name = parameter.opts[0], parameter.name or ""
+        if name not in _LISTS or flag not in sentence:
+            continue
+        variable = f"MINGLE_{flag[2:].upper()}"
+        origin = configuration.origin(ctx, name, variable, flag[2:])
+        if f"correct {flag}" in sentence and origin:
+            sentence = sentence.replace(f"correct {flag}", f"correct {origin}")
+        elif origin:
+            sentence += f" ({flag} is {origin})"
+    return sentence
+
+
+def _said_by(error: click.ClickException) -> str:
+    """click's sentence, and where a value that it refuses came from."""
+    sentence = error.format_message().rstrip(".")
+    if isinstance(error, click.BadParameter) and error.ctx is not None and error.param is not None:
+        flag, name = error.param.opts[0], error.param.name or ""
+        key = flag[2:].replace("-", "_")
+        origin = configuration.origin(error.ctx, name, f"MINGLE_{key.upper()}", key)
+        if origin:
+            sentence += f" (it is {origin})"
+    return sentence
+
+
+def _ready_fd(words: Sequence[str]) -> int | None:
+    """Where a client waits to hear, read before click has read anything."""
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        name, _, value = word.partition("=")
+        text = value or following
+        if name == "--ready-fd" and text.isascii() and text.isdecimal():
+            return int(text)
+    return None
 
 
 def _say(fd: int, word: str) -> None:
@@ -153,6 +208,13 @@ def _say(fd: int, word: str) -> None:
         os.close(fd)
     except OSError:
         pass  # the client did not wait
+
+
+def _tell_client(sentence: str) -> None:
+    """Before the command's body has begun, which tells it itself."""
+    fd = _ready_fd(sys.argv[1:])
+    if fd is not None:
+        _say(fd, sentence)
 
 
 def _raise_descriptors() -> None:
@@ -180,9 +242,14 @@ def main() -> None:
     except (KeyboardInterrupt, click.exceptions.Abort):
         raise SystemExit(130) from None
     except click.ClickException as error:
-        error.show()
+        sentence = _said_by(error)
+        _tell_client(sentence)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"mingled: {sentence}", err=True)
         raise SystemExit(error.exit_code) from None
     except MingleError as error:  # the configuration file's
+        _tell_client(str(error))
         click.echo(f"mingled: {error}", err=True)
         raise SystemExit(error.exit_code) from None
 

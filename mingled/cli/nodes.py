@@ -10,17 +10,20 @@ import click
 import msgspec
 
 from mingled.cli.blocks import Block, print_blocks
+from mingled.cli.firewall import configured
 from mingled.cli.forms import seconds
 from mingled.cli.status import duration
 from mingled.core.peers import check_peers, listed
 from mingled.core.words import Label
-from mingled.doctor.nodes import Nodes, Seen, survey
+from mingled.doctor.nodes import Nodes, Seen, in_own_order, survey
 from mingled.errors import BadInput
 from mingled.wording import clean
 
 WITHIN = "1.5s"
 WITHIN_MAX_S = 60.0
 """Whoever has not answered by then does not."""
+
+WITHIN_RANGE = f"more than 0, at most {WITHIN_MAX_S:g}s"
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +32,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     host: str
     own: bool  #: of this machine
-    addresses: tuple[str, ...]  #: the one that was reached first
+    addresses: tuple[str, ...]  #: IPv4 first, then in the node's own order
     link_port: int
     found_by: tuple[str, ...]
     reached: bool
@@ -51,7 +54,11 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     help="Ask these, too, where multicast does not reach. Repeatable.",
 )
 @click.option(
-    "--within", default=WITHIN, show_default=True, metavar="TIME", help="How long to listen."
+    "--within",
+    default=WITHIN,
+    show_default=True,
+    metavar="TIME",
+    help=f"How long to listen: {WITHIN_RANGE}.",
 )
 def command(as_json: bool, peers: tuple[str, ...], within: str) -> None:
     """Every daemon on this network: host, addresses, GPUs, version and jobs."""
@@ -71,12 +78,15 @@ def command(as_json: bool, peers: tuple[str, ...], within: str) -> None:
 def find(peers: tuple[str, ...], within: str, who: str, labels: tuple[Label, ...] = ()) -> Nodes:
     """`labels`: of jobs that nobody here may know. Raises `BadInput`; what could not be asked is
     said on stderr."""
-    within_s = seconds(within, f"{who}: --within")
-    if within_s is None or not 0 < within_s <= WITHIN_MAX_S:
-        raise BadInput(f"{who}: --within {within} is not between 0 and {WITHIN_MAX_S:g} s")
+    try:
+        within_s = seconds(within, "--within")
+    except BadInput:
+        within_s = None
+    if within_s is None or within_s > WITHIN_MAX_S:
+        raise BadInput(f"--within {within[:64]!r}: want a time as in {WITHIN}: {WITHIN_RANGE}")
     named = listed(peers or [os.environ.get("MINGLE_PEERS", "")])
     check_peers(named)
-    found = asyncio.run(survey(within_s, named, labels))
+    found = asyncio.run(survey(within_s, named, labels, ports=configured()))
     for trouble in found.troubles:
         click.echo(f"{who}: {clean(trouble)}", err=True)
     return found
@@ -90,7 +100,7 @@ def _shown(seen: Seen, jobs: dict[Label, str]) -> Shown:
         node=str(seen.node),
         host=seen.host,
         own=seen.own,
-        addresses=seen.addresses,
+        addresses=in_own_order(seen),
         link_port=seen.port,
         found_by=seen.rungs,
         reached=presence is not None,

@@ -44,12 +44,25 @@ _INTERFACE = re.compile(r"[^\s/%\x00-\x1f]{0,15}")
 """What Linux takes as an interface's name."""
 
 
+def printable_host(name: str) -> str:
+    """A host name as the others take it."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:HOST_CHARS_MAX]
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who a daemon is, for those who ask who is there."""
+    """Who a daemon is, for those who ask who is there. A host name that the others would refuse, as
+    with a control character in it, is made one that they take; `host_given` is what it was."""
 
     node: NodeId
     host: str
     port: int  #: its peer link, TCP
+    host_given: str = ""  #: empty: `host` is what it was
+
+    def __post_init__(self) -> None:
+        host = printable_host(self.host)
+        if host != self.host:
+            msgspec.structs.force_setattr(self, "host_given", self.host)
+            msgspec.structs.force_setattr(self, "host", host)
 
 
 class Relay(msgspec.Struct, frozen=True, kw_only=True):

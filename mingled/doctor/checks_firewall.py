@@ -57,7 +57,7 @@ def firewall(g: Gathered) -> list[Finding]:
 def _packets(g: Gathered) -> Iterator[tuple[Opening, Incoming]]:
     """The first, the middle and the last port of each range, from one other node of each subnet."""
     for source, interface in _sources(g):
-        for opening in openings():
+        for opening in openings(g.ports):
             middle = (opening.first + opening.last) // 2
             for port in dict.fromkeys((opening.first, middle, opening.last)):
                 if opening.protocol == "tcp":

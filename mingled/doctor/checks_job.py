@@ -16,13 +16,7 @@ PAIRS_SHOWN_MAX = 16
 def job(g: Gathered, matrix: Matrix) -> list[Finding]:
     check = "job"
     if matrix.report is None:
-        others = named(matrix.known)
-        said = f"no daemon here knows {matrix.job}"
-        said += f"; it knows {others}" if others else ""
-        elsewhere = _with_job(g, matrix.job)
-        said += f"; {named(elsewhere)} has it" if elsewhere else ""
-        mend = f"mingle-wait --job {_quoted(matrix.job)} ... on this machine, then ask again"
-        return [failed(check, said, mend)]
+        return [_unknown(g, matrix)]
     report = matrix.report
     waiting = [seat for seat in report.seats if seat.state == "waiting"]
     if not waiting:
@@ -45,7 +39,34 @@ def job(g: Gathered, matrix: Matrix) -> list[Finding]:
             f"{named(idle)}: a daemon is there, but not this job; start it there, and compare the "
             f"job ID byte for byte ({_quoted(matrix.job)})"
         )
+    if not mends:
+        mends.append(f"start the job on the nodes that are missing: {_start(matrix)}")
     return [warned(check, said, *mends)]
+
+
+def _unknown(g: Gathered, matrix: Matrix) -> Finding:
+    check, ask = "job", f"mingle doctor --job {_quoted(matrix.job)}"
+    label = label_of(JobId(matrix.job))
+    for one in g.beside:
+        if one.seen.presence is not None and label in one.seen.presence.labels:
+            whose = one.user or "another user"
+            said = (
+                f"{matrix.job} is {whose}'s on this machine: only {whose} and root may ask that "
+                f"daemon (link port {one.seen.port})"
+            )
+            as_whom = f"sudo -u {_quoted(one.user)} {ask}" if one.user else f"as its user: {ask}"
+            return failed(check, said, as_whom)
+    others = named(matrix.known)
+    said = f"no daemon here that you may ask knows {matrix.job}"
+    said += f"; known: {others}" if others else ""
+    elsewhere = _with_job(g, matrix.job)
+    has = "have" if len(set(elsewhere)) > 1 else "has"
+    said += f"; {named(elsewhere)} {has} it" if elsewhere else ""
+    if g.here.daemons.troubles:
+        said += f"; not asked: {'; '.join(g.here.daemons.troubles)}"
+        return failed(check, said, f"ask as its user or as root: sudo {ask}")
+    mend = f"mingle-wait --job {_quoted(matrix.job)} ... on this machine, then ask again"
+    return failed(check, said, mend)
 
 
 def job_paths(g: Gathered, matrix: Matrix) -> list[Finding]:
@@ -63,8 +84,10 @@ def job_paths(g: Gathered, matrix: Matrix) -> list[Finding]:
     ]
     more = len(matrix.failures) - PAIRS_SHOWN_MAX
     if more > 0:
-        findings.append(failed(check, f"and {more} more pairs"))
-    findings += [failed(check, f"could not be asked: {text}") for text in matrix.unasked]
+        mend = "as above, then ask again"
+        findings.append(failed(check, f"and {more} more pairs", mend))
+    mend = f"see that mingled runs there and is let through: {firewall_command(g)}"
+    findings += [failed(check, f"could not be asked: {text}", mend) for text in matrix.unasked]
     if findings:
         return findings
     if not matrix.tried:
@@ -72,6 +95,10 @@ def job_paths(g: Gathered, matrix: Matrix) -> list[Finding]:
     count = len(matrix.hosts)
     left = f"; {matrix.left_out} more were left out" if matrix.left_out else ""
     return [passed(check, f"each of {count} nodes reaches each other, {named(matrix.hosts)}{left}")]
+
+
+def _start(matrix: Matrix) -> str:
+    return f"mingle-wait --job {_quoted(matrix.job)} ..."
 
 
 def _size(report: local.Job) -> str:

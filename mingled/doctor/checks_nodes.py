@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from mingled import __version__
 from mingled.core.reach import bare
-from mingled.doctor.gathered import Gathered, here_for, subnets, used_nic
+from mingled.doctor.gathered import (
+    Gathered,
+    Missing,
+    firewall_command,
+    here_for,
+    subnets,
+    used_nic,
+)
 from mingled.doctor.model import Finding, failed, named, passed, skipped, warned
 
 NOBODY = "no other node was found"
@@ -15,15 +22,21 @@ APART_S = 2.0
 
 def nodes(g: Gathered) -> list[Finding]:
     check = "nodes"
-    findings = [failed(check, sentence) for sentence in g.missing]
+    findings = [failed(check, peer.said, _mend_of(g, peer)) for peer in g.missing]
     if not g.others and not findings:
         mend = "start mingled on the others, or name one: mingle doctor --peer HOST"
-        return [warned(check, NOBODY, *([*g.troubles] or [mend]))]
+        return [warned(check, "; ".join((NOBODY, *g.troubles)), mend)]
     if not g.others:
         return findings
     count = len(g.others)
     hosts = named(other.seen.host or "?" for other in g.others)
     return [*findings, passed(check, f"{count} other{'s' if count > 1 else ''}: {hosts}")]
+
+
+def _mend_of(g: Gathered, peer: Missing) -> str:
+    if not peer.known:
+        return "correct the name, or give its address: mingle doctor --peer ADDRESS"
+    return f"start mingled there, or let it through there: {firewall_command(g)}"
 
 
 def version(g: Gathered) -> list[Finding]:

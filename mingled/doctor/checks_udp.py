@@ -21,7 +21,7 @@ def multicast(g: Gathered) -> list[Finding]:
     check = "multicast"
     links = on_links(g)
     if g.udp.trouble and not g.udp.mdns_answered:
-        return [skipped(check, f"UDP 29491 could not be had ({g.udp.trouble}); see broadcast")]
+        return [skipped(check, f"UDP {_port(g)} could not be had ({g.udp.trouble}); see broadcast")]
     if not links:
         return [skipped(check, NOBODY)]
     findings = []
@@ -104,7 +104,9 @@ def mdns_port(g: Gathered) -> list[Finding]:
     if g.here.mdns_held:
         said = f"UDP 5353 is held exclusively by {names or 'another program'}"
         mend = "stop that program, or have it share the port (SO_REUSEADDR)"
-        return [warned(check, said, mend, "until then broadcast (UDP 29491) finds the others")]
+        return [
+            warned(check, said, mend, f"until then broadcast (UDP {_port(g)}) finds the others")
+        ]
     if strangers:
         return [passed(check, f"shared with {names}, as it may be")]
     return [passed(check, "UDP 5353 can be had")]
@@ -113,8 +115,8 @@ def mdns_port(g: Gathered) -> list[Finding]:
 def broadcast(g: Gathered) -> list[Finding]:
     check = "broadcast"
     if g.udp.trouble:
-        said = f"UDP 29491 could not be had on this machine: {g.udp.trouble}"
-        return [failed(check, said, "see who has it: sudo ss -ulpn 'sport = :29491'")]
+        said = f"UDP {_port(g)} could not be had on this machine: {g.udp.trouble}"
+        return [failed(check, said, f"see who has it: sudo ss -ulpn 'sport = :{_port(g)}'")]
     links = on_links(g)
     if not links:
         return [skipped(check, NOBODY)]
@@ -126,14 +128,15 @@ def broadcast(g: Gathered) -> list[Finding]:
             works = all(hears_multicast(g, link) for link in deaf)
             closed = all(not link.there for link in deaf)
             said = f"{interface}: {_hosts(deaf)} did not hear our broadcast"
-            said += ", nor anything else on UDP 29491" if closed else ""
+            said += f", nor anything else on UDP {_port(g)}" if closed else ""
             said += "; multicast works" if works else ""
             result = warned if works else failed
             findings.append(result(check, said, f"on {_hosts(deaf)}: {firewall_command(g)}"))
         if mute:
             said = f"{interface}: {_hosts(mute)} heard our broadcast, but theirs does not get here"
             findings.append(warned(check, said, firewall_command(g)))
-    findings += [warned(check, why) for why in g.udp.unsent]
+    mend = "see whether the interface is up, and what the firewall lets out: mingle interfaces"
+    findings += [warned(check, why, mend) for why in g.udp.unsent]
     said = f"sent to and heard from {_hosts(links)} on {_interfaces(links)}"
     return findings or [passed(check, said)]
 
@@ -184,6 +187,10 @@ def isolation(g: Gathered) -> list[Finding]:
         mend = "on the access point or switch, turn client isolation (AP isolation) off"
         return [failed(check, said, mend)]
     return [passed(check, f"{hosts} cannot be reached, and whether the gateway can is not known")]
+
+
+def _port(g: Gathered) -> int:
+    return g.ports.broadcast
 
 
 def _answers_unicast(g: Gathered, addresses: Iterable[str]) -> bool:

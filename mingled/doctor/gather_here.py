@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,7 @@ class Here(msgspec.Struct, frozen=True, kw_only=True):
     mdns_held: bool  #: 5353 cannot be shared
     bridges: tuple[Bridge, ...]
     name_servers: tuple[str, ...]
+    unit: bool = False  #: systemd runs, and has a unit of mingled
 
     @property
     def own(self) -> frozenset[str]:
@@ -92,6 +94,7 @@ def gather(daemons: Daemons) -> Here:
         mdns_held=_held(MDNS_PORT),
         bridges=_bridges(),
         name_servers=_name_servers(_read(Path("/etc/resolv.conf"))),
+        unit=has_unit(),
     )
 
 
@@ -101,6 +104,27 @@ def _read(path: Path) -> str:
             return file.read(FILE_BYTES_MAX).decode(errors="replace")
     except OSError:
         return ""
+
+
+def has_unit(root: Path = Path("/")) -> bool:
+    """Whether `systemctl start mingled` can do anything."""
+    folders = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
+    return (root / "run/systemd/system").is_dir() and any(
+        (root / folder / "systemd/system/mingled.service").exists() for folder in folders
+    )
+
+
+def tcp_user(port: int, proc: Path = Path("/proc")) -> str:
+    """Whose socket listens on it; empty: none does, or it is not known. Needs no privilege."""
+    for name in ("tcp", "tcp6"):
+        for line in _read(proc / "self/net" / name).splitlines()[1:]:
+            row = line.split()
+            if len(row) > 7 and row[3] == "0A" and row[1].endswith(f":{port:04X}"):
+                try:
+                    return pwd.getpwuid(int(row[7])).pw_name
+                except (KeyError, ValueError):
+                    return ""
+    return ""
 
 
 def _containers(root: Path = Path("/")) -> tuple[str, ...]:

@@ -73,24 +73,26 @@ async def gather(
     *,
     known: Known | None = None,
     answer_as: str = "",
+    port: int = BROADCAST_PORT,
 ) -> Udp:
     """`peers`: addresses to ask by unicast, too. `answer_as`: this machine's host name, where a
     daemon runs here, whose unicast echoes we may get in its place."""
     nodes = known or {}
     echoes, mdns = await asyncio.gather(
-        _Echoer(answer_as, nodes).gather(addresses, peers), _Mdns(nodes).gather(addresses)
+        _Echoer(answer_as, nodes, port).gather(addresses, peers), _Mdns(nodes).gather(addresses)
     )
     names = ("mdns_trouble", "mdns_self", "mdns_answered", "mdns_answered_us", "mdns_heard")
     return msgspec.structs.replace(echoes, **{name: getattr(mdns, name) for name in names})
 
 
 class _Echoer:
-    def __init__(self, answer_as: str, known: Known) -> None:
+    def __init__(self, answer_as: str, known: Known, port: int) -> None:
         self._answer_as = answer_as
         self._known = known
         # Other sockets here share the port. Linux gives what is sent to one address to the one
         # that was bound last: to us, who pass on to the daemons what is theirs.
-        self._datagrams = Datagrams(None)
+        self._port = port
+        self._datagrams = Datagrams(None, port=port)
         self._token = os.urandom(8).hex()
         self._there: dict[tuple[str, str], set[Means]] = {}
         self._back: dict[tuple[str, str], set[Means]] = {}
@@ -99,7 +101,7 @@ class _Echoer:
         unsent: dict[str, None] = {}
         # Multicasts go out by a socket of their own, since `Datagrams` sends none of itself. Opened
         # first, so that the other is the last one bound.
-        speaker = UdpPort(BROADCAST_PORT, lambda packet: None)
+        speaker = UdpPort(self._port, lambda packet: None)
         try:
             speaker.open()
             self._datagrams.subscribe(self._arrived)
@@ -142,9 +144,7 @@ class _Echoer:
             unsent[f"broadcast on {target.interface}: {reason}"] = None
         for target in groups(addresses):
             try:
-                speaker.send(
-                    encode(echo), target.host, BROADCAST_PORT, target.interface, target.source
-                )
+                speaker.send(encode(echo), target.host, self._port, target.interface, target.source)
             except OSError as error:
                 unsent[f"multicast on {target.interface}: {error.strerror or error}"] = None
         for peer in peers[:PEERS_MAX]:

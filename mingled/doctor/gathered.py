@@ -16,6 +16,21 @@ from mingled.doctor.gather_here import Here
 from mingled.doctor.gather_tcp import Examined
 from mingled.doctor.gather_udp import Udp
 from mingled.doctor.nodes import Seen
+from mingled.doctor.ports import Ports
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """One of --peer that did not answer; why, in a sentence."""
+
+    said: str
+    known: bool = True  #: its name could be looked up
+
+
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """A daemon of this machine that is somebody else's."""
+
+    seen: Seen
+    user: str  #: empty: not known
 
 
 class Gathered(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +39,9 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     udp: Udp = Udp()
     dns: Dns = Dns(servers=(), own=())
     rulesets: tuple[Ruleset, ...] = ()
-    missing: tuple[str, ...] = ()  #: of --peer, who did not answer and why, a sentence each
+    ports: Ports = Ports()
+    beside: tuple[Beside, ...] = ()  #: daemons of this machine that this user may not ask
+    missing: tuple[Missing, ...] = ()  #: of --peer, who did not answer
     troubles: tuple[str, ...] = ()
     gateway_answers: bool | None = None  #: None: nobody asked it
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from mingled.core.events import Address, Rung
 from mingled.core.messages import Presence
-from mingled.core.reach import to_try
+from mingled.core.reach import bare, to_try
 from mingled.core.words import Label, NodeId
 from mingled.doctor.here import Daemons, daemons
+from mingled.doctor.ports import Ports, real
 from mingled.doctor.visit import AT_ONCE, Unreached, Visit, hail
 from mingled.edges.presence import Found, find_nodes
 from mingled.net.interfaces import all_addresses, candidates
@@ -41,12 +42,19 @@ class Nodes(msgspec.Struct, frozen=True, kw_only=True):
     troubles: tuple[str, ...]  #: what could not be asked, a sentence each
 
 
-async def survey(within_s: float, peers: Sequence[str] = (), labels: Sequence[Label] = ()) -> Nodes:
+async def survey(
+    within_s: float,
+    peers: Sequence[str] = (),
+    labels: Sequence[Label] = (),
+    *,
+    ports: Ports | None = None,
+) -> Nodes:
     """Listen for `within_s`, then ask each, also which of the jobs it has that are known here and
-    of those in `labels`. `BadInput` where a peer is no host."""
+    of those in `labels`. `BadInput` where a peer is no host. `ports`: as configured."""
     local = await asyncio.to_thread(daemons)
     jobs = (*labels, *local.jobs)
-    census = await find_nodes(within_s, peers)
+    port = real(ports or Ports(), local.reports).broadcast
+    census = await find_nodes(within_s, peers, port=port)
     found = with_own(census.nodes, local)
     turn = asyncio.Semaphore(AT_ONCE)
 
@@ -106,12 +114,30 @@ async def seen(found: Found, labels: Sequence[Label], *, own: bool) -> Seen:
         return seen_of(found, own=own, visit=visit)
 
 
+def distinct(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Each once; a link-local one that is known with its scope is not repeated without it."""
+    every = dict.fromkeys(addresses)
+    scoped = {bare(a) for a in every if "%" in a}
+    return tuple(a for a in every if "%" in a or a not in scoped)
+
+
+def in_own_order(seen: Seen) -> tuple[str, ...]:
+    """IPv4 first, then as the node itself prefers them: the same however it was reached."""
+    own = [bare(a) for a in seen.presence.node.addresses] if seen.presence is not None else []
+    places = {address: place for place, address in enumerate(own)}
+
+    def key(address: str) -> tuple[bool, int]:
+        return ":" in address, places.get(bare(address), len(own))
+
+    return tuple(sorted(distinct(seen.addresses), key=key))
+
+
 def seen_of(found: Found, *, own: bool, why: str = "", visit: Visit | None = None) -> Seen:
     if visit is None:
         return Seen(
             node=found.node,
             host=found.host,
-            addresses=found.addresses,
+            addresses=distinct(found.addresses),
             port=found.port,
             rungs=found.rungs,
             own=own,
@@ -122,7 +148,7 @@ def seen_of(found: Found, *, own: bool, why: str = "", visit: Visit | None = Non
     return Seen(
         node=found.node,
         host=card.host,
-        addresses=tuple(dict.fromkeys((*reached, *card.addresses))),
+        addresses=distinct((*reached, *card.addresses)),
         port=card.port,
         rungs=found.rungs,
         own=own,

@@ -9,7 +9,6 @@ from mingled.core.peers import parse_peer
 from mingled.core.reach import bare
 from mingled.core.secrets import label_of
 from mingled.core.words import JobId, Label
-from mingled.daemon import LINK_PORT
 from mingled.doctor import (
     checks_firewall,
     checks_here,
@@ -24,10 +23,11 @@ from mingled.doctor import (
     gather_udp,
 )
 from mingled.doctor.gather_tcp import Doors, Examined, examine
-from mingled.doctor.gathered import Gathered
+from mingled.doctor.gathered import Beside, Gathered, Missing
 from mingled.doctor.here import Daemons, daemons
 from mingled.doctor.model import Finding, failed
-from mingled.doctor.visit import Unreached, hail
+from mingled.doctor.ports import Ports, real
+from mingled.doctor.visit import Unreached, Visit, hail
 from mingled.edges.presence import Found, find_nodes
 from mingled.errors import MingleError
 from mingled.net.ping import ping
@@ -43,6 +43,7 @@ Check = Callable[[Gathered], list[Finding]]
 
 CHECKS: dict[str, Check] = {
     "daemon": checks_here.daemon,
+    "interfaces": checks_here.interfaces,
     "nodes": checks_nodes.nodes,
     "version": checks_nodes.version,
     "subnet": checks_nodes.subnet,
@@ -72,15 +73,19 @@ CHECKS: dict[str, Check] = {
 """In the order in which they are shown; docs/doctor.md explains each."""
 
 
-async def run(peers: Sequence[str] = (), job: JobId | None = None) -> list[Finding]:
-    """Everything, within about 15 s. `BadInput` where a peer is no host."""
+async def run(
+    peers: Sequence[str] = (), job: JobId | None = None, *, ports: Ports | None = None
+) -> list[Finding]:
+    """Everything, within about 15 s. `BadInput` where a peer is no host. `ports`: as configured."""
+    ports = ports or Ports()
     local = await asyncio.to_thread(daemons)
     matrix = None
     if job is None:
-        gathered = await gather(local, peers)
+        gathered = await gather(local, peers, ports=ports)
     else:
         gathered, matrix = await asyncio.gather(
-            gather(local, peers, (label_of(job),)), gather_job.gather(job, local.reports)
+            gather(local, peers, (label_of(job),), ports=ports),
+            gather_job.gather(job, local.reports),
         )
     findings = judge(gathered)
     if matrix is not None:
@@ -100,15 +105,22 @@ def judge(gathered: Gathered) -> list[Finding]:
     return findings
 
 
-async def gather(local: Daemons, peers: Sequence[str], labels: Sequence[Label] = ()) -> Gathered:
+async def gather(
+    local: Daemons,
+    peers: Sequence[str],
+    labels: Sequence[Label] = (),
+    *,
+    ports: Ports | None = None,
+) -> Gathered:
+    ports = real(ports or Ports(), local.reports)
     here = await asyncio.to_thread(gather_here.gather, local)
     census, dns, rulesets = await asyncio.gather(
-        find_nodes(LISTEN_S, peers, addresses=here.candidates),
+        find_nodes(LISTEN_S, peers, addresses=here.candidates, port=ports.broadcast),
         gather_dns.gather(here.host, here.name_servers),
         gather_firewall.gather(),
     )
     found = [node for node in census.nodes if node.node not in local.nodes]
-    more, missing = await _named(peers, [*census.nodes])
+    more, missing = await _named(peers, [*census.nodes], _links(ports, local), ports.broadcast)
     found += [node for node in more if node.node not in local.nodes]
     addresses = [a for node in found for a in node.addresses[:2]]
     report = next((r for r in local.reports if not r.private), None) or next(
@@ -122,15 +134,24 @@ async def gather(local: Daemons, peers: Sequence[str], labels: Sequence[Label] =
                 addresses,
                 known={node.node: tuple(bare(a) for a in node.addresses) for node in found},
                 answer_as=here.host if report is not None else "",
+                port=ports.broadcast,
             ),
             *(examine(node, doors, labels) for node in found[:NODES_MAX]),
         )
     finally:
         doors.close()
-    unreached = any(isinstance(o, Examined) and o.seen.presence is None for o in others)
+    examined = [o for o in others if isinstance(o, Examined)]
+    beside = tuple(
+        Beside(seen=o.seen, user=gather_here.tcp_user(o.seen.port))
+        for o in examined
+        if _is_here(o, here)
+    )
+    unreached = any(o.seen.presence is None for o in examined)
     return Gathered(
         here=here,
-        others=tuple(o for o in others if isinstance(o, Examined)),
+        others=tuple(o for o in examined if not _is_here(o, here)),
+        beside=beside,
+        ports=ports,
         udp=udp if isinstance(udp, gather_udp.Udp) else gather_udp.Udp(),
         dns=dns,
         rulesets=rulesets,
@@ -140,23 +161,49 @@ async def gather(local: Daemons, peers: Sequence[str], labels: Sequence[Label] =
     )
 
 
+def _is_here(other: Examined, here: gather_here.Here) -> bool:
+    """Reached, and all its addresses are this machine's: another user's daemon."""
+    presence = other.seen.presence
+    if presence is None or not presence.node.addresses:
+        return False
+    return {bare(a) for a in presence.node.addresses} <= here.own
+
+
+def _links(ports: Ports, local: Daemons) -> tuple[int, ...]:
+    """Where a peer's daemon may listen: as the one here does, or as usual."""
+    own = [report.link_port for report in local.reports if not report.private]
+    return tuple(dict.fromkeys((ports.link, *own, Ports().link)))
+
+
+async def _hail(addresses: Sequence[str], links: Sequence[int]) -> Visit | Unreached:
+    """At the first of these ports that answers."""
+    answers = await asyncio.gather(*(hail(addresses, port) for port in links))
+    visits = [answer for answer in answers if isinstance(answer, Visit)]
+    for visit in visits[1:]:
+        await visit.close()
+    return (*visits, *answers)[0]
+
+
 async def _named(
-    peers: Sequence[str], found: Sequence[Found]
-) -> tuple[list[Found], tuple[str, ...]]:
+    peers: Sequence[str], found: Sequence[Found], links: Sequence[int], broadcast: int
+) -> tuple[list[Found], tuple[Missing, ...]]:
     """Peers that did not answer over UDP are asked over TCP; those who do not answer either."""
     resolver = Resolver()
 
-    async def one(peer: str) -> Found | str | None:
+    async def one(peer: str) -> Found | Missing | None:
         host, _ = parse_peer(peer)
         resolved = await resolver.resolve(host)
         if not resolved.addresses:
-            return f"{peer} {resolved.trouble}"
+            if any(same_host(host, node.host) for node in found):
+                return None  # discovery needs no DNS
+            return Missing(said=f"{peer} {resolved.trouble}", known=False)
         places = {bare(address) for address in resolved.addresses}
         if any(places & {bare(a) for a in node.addresses} for node in found):
             return None
-        visit = await hail(resolved.addresses[:4], LINK_PORT)
+        visit = await _hail(resolved.addresses[:4], links)
         if isinstance(visit, Unreached):
-            return f"{peer} did not answer over UDP 29491, and over TCP: {visit.reason}"
+            said = f"{peer} did not answer over UDP {broadcast}, and over TCP: {visit.reason}"
+            return Missing(said=said)
         async with visit:
             card = visit.presence.node
             return Found(
@@ -170,7 +217,15 @@ async def _named(
     answers = await asyncio.gather(*(one(peer) for peer in peers))
     known = {node.node for node in found}
     more = {a.node: a for a in answers if isinstance(a, Found) and a.node not in known}
-    return list(more.values()), tuple(a for a in answers if isinstance(a, str))
+    return list(more.values()), tuple(a for a in answers if isinstance(a, Missing))
+
+
+def same_host(named: str, host: str) -> bool:
+    """Whether these names may be one host's: `gpu2` and `gpu2.lab` may."""
+    one, other = named.lower().rstrip("."), host.lower().rstrip(".")
+    if "." in one and "." in other:
+        return one == other
+    return bool(one) and one.partition(".")[0] == other.partition(".")[0]
 
 
 def _gateway(here: gather_here.Here) -> bool | None:

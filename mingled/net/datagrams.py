@@ -111,6 +111,13 @@ class Datagrams:
         self._started = False
         self.trouble = "not started"  #: why nothing can be sent or heard; empty: it can
         self.targets: tuple[Target, ...] = ()  #: where a broadcast goes
+        if identity is not None and identity.host_given:
+            log.warning(
+                "the host name %r has characters that cannot be shown; others see %r: correct it "
+                "with hostnamectl",
+                identity.host_given,
+                identity.host,
+            )
 
     @property
     def port(self) -> int:

@@ -7,9 +7,11 @@ answers ARP, the kernel itself does, with one of this machine's addresses as the
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Literal
 
 import msgspec
@@ -112,20 +114,39 @@ def ping(
 
 
 def probe(addresses: Sequence[str]) -> dict[str, Outcome]:
-    """Of each address whether it is alive; some at once, three tries each. Blocks.
+    """Of each address whether it is alive; some at once, three tries each. Blocks; Ctrl-C ends it
+    at once, since its threads hold up nothing, not even the interpreter's end.
 
     Raises:
         PingForbidden: the kernel lets this user send none.
     """
-    if not addresses:
-        return {}
-
-    def one(address: str) -> Outcome:
-        return ping(address, count=PROBES_EACH, until_answered=True)
-
     unique = tuple(dict.fromkeys(addresses))
-    with ThreadPoolExecutor(min(PROBES_AT_ONCE_MAX, len(unique)), "ping") as pool:
-        return dict(zip(unique, pool.map(one, unique), strict=True))
+    waiting = deque(unique)
+    done: SimpleQueue[tuple[str, Outcome | BaseException]] = SimpleQueue()
+
+    def work() -> None:
+        while True:
+            try:
+                address = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                done.put((address, ping(address, count=PROBES_EACH, until_answered=True)))
+            except BaseException as error:  # for whoever asked
+                done.put((address, error))
+
+    for _ in range(min(PROBES_AT_ONCE_MAX, len(unique))):
+        threading.Thread(target=work, name="ping", daemon=True).start()
+    found: dict[str, Outcome] = {}
+    try:
+        for _ in unique:
+            address, outcome = done.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            found[address] = outcome
+    finally:
+        waiting.clear()
+    return {address: found[address] for address in unique}
 
 
 def _reply(heard: Heard, rtt_ms: float | None) -> Reply:

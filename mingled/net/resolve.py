@@ -104,7 +104,9 @@ class Resolver:
             if error.errno == socket.EAI_AGAIN:
                 return Resolved((), f"cannot be looked up: {_servers()} cannot answer now")
             return Resolved((), f"does not resolve: {_servers()} knows no such name")
-        except (OSError, UnicodeError) as error:
+        except UnicodeError:  # the idna codec's own words are for nobody
+            return Resolved((), "does not resolve: it is no host name")
+        except OSError as error:
             return Resolved((), f"does not resolve: {error}")
         if not addresses:
             return Resolved((), f"does not resolve: {_servers()} knows no address of that name")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
@@ -10,6 +12,7 @@ from mingled.cli import doctor
 from mingled.core.words import JobId
 from mingled.doctor import run
 from mingled.doctor.model import Finding, failed, passed, skipped, warned
+from mingled.doctor.ports import Ports
 from mingled.errors import BadInput
 
 PASSED = passed("clock", "at most 0.1 s apart")
@@ -21,6 +24,7 @@ SKIPPED = skipped("firewall", "Operation not permitted", "sudo mingle doctor")
 class Asked:
     peers: tuple[str, ...] = ()
     job: JobId | None = None
+    ports: Ports = Ports()
 
 
 @pytest.fixture
@@ -31,8 +35,8 @@ def asked() -> Asked:
 def say(
     monkeypatch: pytest.MonkeyPatch, asked: Asked, findings: list[Finding], *words: str
 ) -> Result:
-    async def found(peers: tuple[str, ...], job: JobId | None) -> list[Finding]:
-        asked.peers, asked.job = peers, job
+    async def found(peers: tuple[str, ...], job: JobId | None, *, ports: Ports) -> list[Finding]:
+        asked.peers, asked.job, asked.ports = peers, job, ports
         return findings
 
     monkeypatch.setattr(run, "run", found)
@@ -72,6 +76,21 @@ def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> Non
     assert (asked.peers, asked.job) == (("gpu2", "gpu3", "10.0.0.4"), "bert")
     say(monkeypatch, asked, [PASSED])
     assert (asked.peers, asked.job) == (("gpu9",), None)
+
+
+def test_the_ports_of_the_daemons_configuration(
+    monkeypatch: pytest.MonkeyPatch, asked: Asked, tmp_path: Path
+) -> None:
+    file = tmp_path / "mingled.toml"
+    file.write_text("link_port = 31490\nbroadcast_port = 31491\n")
+    monkeypatch.setenv("MINGLE_CONFIG", str(file))
+    say(monkeypatch, asked, [PASSED])
+    assert asked.ports == Ports(link=31_490, broadcast=31_491)
+    monkeypatch.setenv("MINGLE_BROADCAST_PORT", "31500")
+    say(monkeypatch, asked, [PASSED])
+    assert asked.ports == Ports(link=31_490, broadcast=31_500)
+    monkeypatch.setenv("MINGLE_BROADCAST_PORT", "many")
+    assert isinstance(say(monkeypatch, asked, [PASSED]).exception, BadInput)
 
 
 def test_nothing_from_elsewhere_paints_the_terminal(

@@ -77,6 +77,16 @@ def test_a_launcher_behind_the_dashes(
     assert not found.join.adopt
 
 
+@pytest.mark.parametrize("flag", ["interface", "subnet", "peers"])
+def test_an_empty_restriction_is_refused(flag: str) -> None:
+    field = {"interface": "interfaces", "subnet": "subnets", "peers": "peers"}[flag]
+    for values in (("",), (" , ",), ("eth0", "")):
+        given: dict[str, Any] = {field: values}
+        with pytest.raises(BadInput, match=f"job bert: --{flag} is given with nothing in it"):
+            wished(world_size=1, **given)
+    assert wished(world_size=1, env={f"MINGLE_{flag.upper()}": ""}).join.interfaces == ()
+
+
 def test_the_environment_is_a_default_of_one_form_each() -> None:
     env = {"RANK": "1", "WORLD_SIZE": "4", "NODE_RANK": "0"}
     assert shape(wished(env=env)) == (Form.PROCESS, 4, 4, 1, 1)

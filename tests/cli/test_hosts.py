@@ -17,7 +17,7 @@ from mingled.core.words import JobId
 from mingled.doctor.here import Daemons
 from mingled.doctor.nodes import Nodes, Seen
 from mingled.errors import BadInput
-from tests.doctor.samples import PRESENCE, SEEN
+from tests.doctor.samples import NIC, PRESENCE, SEEN
 
 BERT = JobId("bert")
 GPU1 = Host(name="gpu1", address="10.0.0.1", slots=8)
@@ -29,7 +29,20 @@ def found(*seen: Seen) -> Nodes:
 
 
 def named(host: str, *addresses: str) -> Seen:
-    return msgspec.structs.replace(SEEN, host=host, addresses=addresses or ("10.0.0.2",))
+    """As reached by the first of these; its own order is theirs."""
+    addresses = addresses or ("10.0.0.2",)
+    card = msgspec.structs.replace(
+        PRESENCE.node, addresses=tuple(a.partition("%")[0] for a in addresses)
+    )
+    nics = tuple(
+        msgspec.structs.replace(NIC, addresses=(f"{a.partition('%')[0]}/24",)) for a in addresses
+    )
+    presence = msgspec.structs.replace(PRESENCE, node=card, nics=nics)
+    return msgspec.structs.replace(SEEN, host=host, addresses=addresses, presence=presence)
+
+
+def reached_by(address: str, seen: Seen) -> Seen:
+    return msgspec.structs.replace(seen, addresses=tuple(dict.fromkeys((address, *seen.addresses))))
 
 
 def test_slots_are_gpus_or_what_is_asked_for() -> None:
@@ -94,6 +107,7 @@ def test_two_hosts_of_one_name_are_called_by_their_addresses() -> None:
         "gpu\x1b[2J",
         "",
         "a" * 300,
+        "a" * 64,
     ],
 )
 def test_a_name_that_is_none_is_never_written(evil: str) -> None:
@@ -104,8 +118,56 @@ def test_a_name_that_is_none_is_never_written(evil: str) -> None:
         written([host], "openmpi", names=True)
 
 
+def addresses(*every: Seen) -> list[str]:
+    return [host.address for host in chosen(found(*every), None, None)]
+
+
+def test_the_same_whatever_address_answered_first() -> None:
+    two = named("gpu2", "10.0.0.2", "10.1.0.2")
+    three = named("gpu3", "10.0.0.3", "10.1.0.3")
+    for one in (two, reached_by("10.1.0.2", two)):
+        for other in (three, reached_by("10.1.0.3", three)):
+            assert addresses(one, other) == ["10.0.0.2", "10.0.0.3"]
+
+
+def test_a_subnet_that_all_share_comes_before_a_nodes_own_order() -> None:
+    two = named("gpu2", "10.0.0.2", "10.1.0.2", "172.17.0.1")
+    three = named("gpu3", "10.9.0.3", "10.1.0.3", "172.17.0.1")
+    assert addresses(two, three) == ["10.1.0.2", "10.1.0.3"]
+    apart = named("gpu4", "10.8.0.4", "172.17.0.1")
+    assert addresses(two, three, apart) == ["10.0.0.2", "10.9.0.3", "10.8.0.4"]
+    assert addresses(reached_by("192.0.2.7", apart)) == ["192.0.2.7"]  # behind NAT
+
+
+def test_link_local_alone_is_written_for_ssh_and_named_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lonely = named("gpu2", "fe80::2%eth0")
+    monkeypatch.setattr(hosts, "find", lambda *_: found(lonely))
+    done = CliRunner().invoke(hosts.command, ["--format", "ssh"])
+    assert done.stdout == "Host gpu2\n    HostName fe80::2%%eth0\n"
+    if shutil.which("ssh"):
+        file = tmp_path / "config"
+        file.write_text(done.stdout)
+        words = ["ssh", "-G", "-F", str(file), "gpu2"]
+        read = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        assert "hostname fe80::2%eth0\n" in read
+    done = CliRunner().invoke(hosts.command, ["--format", "openmpi"])
+    assert "gpu2: left out: it has link-local addresses alone" in done.stderr
+    assert "nodes were reached, but by addresses alone" in str(done.exception)
+
+
+def test_a_name_that_python_cannot_encode_is_no_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = msgspec.structs.replace(GPU1, name="a" * 64)
+    assert written([long], "openmpi", names=True) == f"{'a' * 64} slots=8\n"
+    assert "does not resolve" in capsys.readouterr().err
+
+
 def test_an_address_that_is_none_is_never_written() -> None:
-    assert chosen(found(named("gpu2", "10.0.0.2\nHost *", "$(x)")), None, None) == []
+    evil = msgspec.structs.replace(SEEN, addresses=("10.0.0.2\nHost *", "$(x)"))
+    assert addresses(evil) == ["10.0.0.2"]
 
 
 @pytest.mark.parametrize(

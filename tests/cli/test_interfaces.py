@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
@@ -39,6 +41,8 @@ FACTS = machine(
 def facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(net, "facts", lambda: FACTS)
+    for name in ("MINGLE_CONFIG", "MINGLE_INTERFACE", "MINGLE_SUBNET"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def run(*words: str, columns: int | None = None) -> Result:
@@ -102,12 +106,38 @@ def test_what_a_restriction_would_do() -> None:
 
 
 @pytest.mark.usefixtures("facts")
+def test_the_restriction_that_a_daemon_would_obey(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used(*words: str) -> list[str]:
+        shown = msgspec.json.decode(run("--json", *words).stdout, type=list[interfaces.Shown])
+        return [one.name for one in shown if one.used]
+
+    file = tmp_path / "mingled.toml"
+    file.write_text('interface = ["eth0.5"]')
+    monkeypatch.setenv("MINGLE_CONFIG", str(file))
+    monkeypatch.setenv("MINGLE_SUBNET", "")
+    assert used() == ["eth0.5"]
+    line = f"mingle interfaces: only --interface eth0.5 may be used, says interface in {file}\n"
+    assert run().stderr == line
+    monkeypatch.setenv("MINGLE_INTERFACE", "eth0")
+    assert used() == ["eth0"]
+    assert "only --interface eth0 may be used, says MINGLE_INTERFACE\n" in run().stderr
+    assert used("--interface", "docker0,eth0.5") == ["eth0.5", "docker0"]
+    monkeypatch.delenv("MINGLE_INTERFACE")
+    file.write_text('interface = ["eth9"]')
+    assert str(run().exception).endswith(f": correct interface in {file}")
+
+
+@pytest.mark.usefixtures("facts")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--interface", "eth7"), "has no interface eth7; it has "),
         (("--subnet", "10.9.0.0/16"), "has no address in 10.9.0.0/16"),
         (("--subnet", "10.9"), "--subnet 10.9: not a subnet"),
+        (("--interface", ""), "--interface is given with nothing in it"),
+        (("--subnet", " "), "--subnet is given with nothing in it"),
         (("--same-subnet", "10.0.0.1", "gpu2"), "'gpu2' is not an address"),
     ],
 )

@@ -104,6 +104,8 @@ def test_a_client_that_waits_is_told_of_its_end(path: Path) -> None:
     ("words", "sentence"),
     [
         (["--interface", "eth99"], "has no interface eth99; it has "),
+        (["--interface", ""], "--interface is given with nothing in it"),
+        (["--peers", " "], "--peers is given with nothing in it"),
         (["--interface", "10.255.255.1"], "has no address 10.255.255.1; it has "),
         (["--socket", "/no/such/folder/s"], "give --socket another path"),
         (["--socket", "x" * 200], "AF_UNIX path too long; give --socket another path"),
@@ -118,9 +120,47 @@ def test_what_it_cannot_serve(path: Path, words: list[str], sentence: str) -> No
         cwd=path.parent,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 80
+    assert done.returncode == (2 if "nothing in it" in sentence else 80)
     assert sentence in done.stderr.splitlines()[-1]
     assert list(path.parent.iterdir()) == []
+
+
+def test_what_to_correct_is_where_it_was_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_words(*words: str) -> str:
+        done = subprocess.run(
+            [BIN / "mingled", *words], capture_output=True, text=True, check=False, timeout=30
+        )
+        assert done.returncode != 0
+        return done.stderr.splitlines()[-1]
+
+    config = path.parent / "mingled.toml"
+    config.write_text('interface = ["eth99"]')
+    monkeypatch.delenv("MINGLE_INTERFACE", raising=False)
+    monkeypatch.setenv("MINGLE_CONFIG", str(config))
+    assert last_words().endswith(f": correct interface in {config}")
+    assert last_words("--interface", "eth98").endswith(": correct --interface")
+    monkeypatch.setenv("MINGLE_INTERFACE", "eth97")
+    assert last_words().endswith(": correct MINGLE_INTERFACE")
+    monkeypatch.setenv("MINGLE_BROADCAST_PORT", "abc")
+    assert last_words().endswith("(it is MINGLE_BROADCAST_PORT)")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("MINGLE_CONFIG", "/no/such/file", "/no/such/file on .*: no such file; correct --config"),
+        ("MINGLE_BROADCAST_PORT", "abc", "'abc' is not .*MINGLE_BROADCAST_PORT"),
+        ("MINGLE_LINK_PORT", "0", "0 is not in the range .*MINGLE_LINK_PORT"),
+    ],
+)
+def test_a_client_is_told_why_its_private_daemon_does_not_start(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.delenv("MINGLE_SOCKET", raising=False)
+    monkeypatch.setattr(client, "SYSTEM_SOCKET", runtime / "none")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(DaemonError, match=f"job {JOB}: a private daemon could not be .*{words}"):
+        client.find(JobId(JOB))
 
 
 # ---------------------------------------------------------------- other users

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
@@ -10,6 +13,7 @@ from mingled.cli import nodes
 from mingled.core.words import Label
 from mingled.doctor.here import Daemons
 from mingled.doctor.nodes import Nodes, Seen
+from mingled.doctor.ports import Ports
 from mingled.errors import BadInput
 from tests.doctor.samples import PRESENCE, SEEN
 
@@ -19,7 +23,9 @@ def found(*seen: Seen, troubles: tuple[str, ...] = ()) -> Nodes:
 
 
 def say(monkeypatch: pytest.MonkeyPatch, answer: Nodes, *words: str) -> Result:
-    async def survey(within_s: float, peers: tuple[str, ...], labels: tuple[Label, ...]) -> Nodes:
+    async def survey(
+        within_s: float, peers: tuple[str, ...], labels: tuple[Label, ...], *, ports: Ports
+    ) -> Nodes:
         return answer
 
     monkeypatch.setattr(nodes, "survey", survey)
@@ -62,6 +68,39 @@ def test_troubles_and_nobody_are_talk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mdns: does not\ufffd work" in done.stderr
     assert "no daemon answered; mingle doctor says" in done.stderr
     assert say(monkeypatch, found(), "--json").stdout == "[]\n"
+
+
+def test_addresses_once_and_ipv4_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = msgspec.structs.replace(
+        PRESENCE.node, addresses=("10.0.0.2", "10.1.0.2", "fd00::2", "fe80::2")
+    )
+    many = msgspec.structs.replace(
+        SEEN,
+        presence=msgspec.structs.replace(PRESENCE, node=card),
+        addresses=("fe80::2%eth0", "fd00::2", "10.1.0.2", "10.0.0.2", "fe80::2"),
+    )
+    text = say(monkeypatch, found(many)).stdout
+    assert "  address   10.0.0.2, 10.1.0.2, fd00::2, fe80::2%eth0\n" in text
+
+
+def test_a_time_to_listen_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("none", "61s", "0"):
+        said = str(say(monkeypatch, found(), "--within", text).exception)
+        assert said == f"--within {text!r}: want a time as in 1.5s: more than 0, at most 60s"
+    assert "at most 60s" in say(monkeypatch, found(), "--help").stdout
+
+
+@pytest.mark.parametrize("how", [">/dev/full", ">&-"])
+@pytest.mark.parametrize(
+    "words", ["firewall --subnet 10.0.0.0/24 --format ufw", "nodes --within 0.01s --json"]
+)
+def test_an_output_that_cannot_be_written_is_one_sentence(how: str, words: str) -> None:
+    line = f"{sys.executable} -m mingled.cli.mingle {words} {how}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode not in (0, 120)
+    assert "stdout" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_a_hosts_name_cannot_paint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from mingled.cli import neighbors, ping
+from mingled.cli import blocks, neighbors, ping
 from mingled.core import local
+from mingled.edges import presence
 from mingled.errors import BadInput, MingleError
 from mingled.net import neighbors as net_neighbors
+from mingled.net import ping as net_ping
 from mingled.net.neighbors import Neighbor
 from mingled.net.ping import Outcome, PingForbidden, Reply, _outcome
 from mingled.net.resolve import Resolved, Resolver
-from tests.core.samples import REPLIES
+from tests.core.samples import NODE, REPLIES
+
+from .running import BIN, Running
 
 (REPORT,) = [reply for reply in REPLIES if isinstance(reply, local.Report)]
 
@@ -36,6 +47,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ping, "ping", fake)
     monkeypatch.setattr(ping, "_known_nodes", lambda: {"gpu2": ("fe80::2", "10.77.0.2")})
     return found
+
+
+async def census(within_s: float, peers: Sequence[str] = ()) -> presence.Census:
+    found = presence.Found(
+        node=NODE, host="gpu3", addresses=("10.77.0.3",), port=29_490, rungs=("mdns",)
+    )
+    return presence.Census(nodes=(found,), troubles=())
 
 
 def run(*words: str) -> Result:
@@ -72,19 +90,36 @@ def test_a_name_that_the_resolver_knows(asked: list[str], monkeypatch: pytest.Mo
         return Resolved(("10.9.9.9",) if name == "there" else (), "does not resolve")
 
     monkeypatch.setattr(Resolver, "resolve", resolve)
+    monkeypatch.setattr(presence, "find_nodes", census)
     assert "there is 10.9.9.9, as the resolver says" in run("there").stderr
     assert asked == ["10.9.9.9"]
     failed = run("elsewhere").exception
     assert isinstance(failed, MingleError)
     assert "elsewhere does not resolve, and no job on" in str(failed)
+    assert "gpu3 is 10.77.0.3, as its daemon says" in run("gpu3").stderr
+    assert asked == ["10.9.9.9", "10.77.0.3"]
+
+
+def test_brackets_of_a_url_are_no_part_of_an_address(asked: list[str]) -> None:
+    assert run("[fd77::2]").exit_code == 0
+    assert asked == ["fd77::2"]
 
 
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("", "neither an address nor a host name"),
-        ("a\nb", "neither an address nor a host name"),
-        ("x" * 300, "neither an address nor a host name"),
+        ("", "'' is no host or address"),
+        ("a\nb", "is no host or address"),
+        ("x" * 300, "is no host or address"),
+        ("10.77.0.2/24", "'10.77.0.2/24' is no host or address"),
+        ("10.77.0.2:29490", "is no host or address"),
+        ("[fd77::2]:80", "is no host or address"),
+        ("http://gpu2", "is no host or address"),
+        ("a..b", "is no host or address"),
+        ("ü" * 70, "is no host or address"),
+        ("127.255.255.255", "is the broadcast address of 127.0.0.0/8 on lo"),
+        ("fe80::1%nope", "there is no interface nope on "),
+        ("fe80::1%99999", "there is no interface 99999 on "),
         ("224.0.0.1", "not the address of one host"),
         ("0.0.0.0", "not the address of one host"),
         ("255.255.255.255", "not the address of one host"),
@@ -156,6 +191,74 @@ def test_the_nodes_of_a_report() -> None:
 def test_outcomes(replies: list[Reply], activity: str, why: str) -> None:
     outcome = _outcome("10.0.0.1", replies)
     assert (outcome.activity, outcome.why, outcome.sent) == (activity, why, len(replies))
+
+
+def test_a_probe_ends_at_once_with_ctrl_c() -> None:
+    code = """
+import threading, time
+from mingled.net import ping
+def never(address, **options):
+    print("asked", flush=True)
+    time.sleep(600)
+ping.ping = never
+ping.probe(["10.0.0.1"])
+"""
+    with Running(sys.executable, "-c", code) as probing:
+        probing.until("asked")
+        started = time.monotonic()
+        probing.process.send_signal(signal.SIGINT)
+        assert probing.end() != 0
+        assert time.monotonic() - started < 30
+        assert "KeyboardInterrupt" in probing.err
+
+
+def test_a_probe_tells_what_its_threads_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(address: str, **_: object) -> Outcome:
+        if address == "10.0.0.9":
+            raise PingForbidden("uid 7 may not ping")
+        return _outcome(address, [])
+
+    monkeypatch.setattr(net_ping, "ping", fake)
+    assert net_ping.probe([]) == {}
+    assert list(net_ping.probe(["10.0.0.2", "10.0.0.1", "10.0.0.2"])) == ["10.0.0.2", "10.0.0.1"]
+    with pytest.raises(PingForbidden, match="uid 7"):
+        net_ping.probe(["10.0.0.1", "10.0.0.9"])
+
+
+# ---------------------------------------------------------------- stdout that cannot be written to
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("mingle interfaces >/dev/full", 1, "mingle: stdout cannot be written to: No space left"),
+        ("mingle interfaces --json >/dev/full", 1, "mingle: stdout cannot be written to: No"),
+        ("mingle interfaces >&-", 1, "mingle: stdout cannot be written to: it is closed"),
+        ("mingle interfaces --json >&-", 1, "mingle: stdout cannot be written to: it is closed"),
+        ("mingle --help >/dev/full", 1, "mingle: stdout cannot be written to: No space left"),
+        ("mingle interfaces --json | true; exit ${PIPESTATUS[0]}", (0, 141), ""),
+    ],
+)
+def test_stdout_that_cannot_be_written_to(
+    command: str, code: int | tuple[int, ...], said: str
+) -> None:
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", command], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (code if isinstance(code, tuple) else (code,))
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == (1 if said else 0)
+
+
+def test_a_reader_that_has_gone_is_no_lost_packet() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        words = [str(BIN / "mingle"), "ping", "127.0.0.1", "--count", "2", "--interval", "0.01"]
+        done = subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, check=False)
+    if b"may not ping" not in done.stderr:
+        assert (done.returncode, done.stderr) == (blocks.SIGPIPE_EXIT, b"")
 
 
 # ---------------------------------------------------------------- neighbors

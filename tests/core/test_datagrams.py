@@ -20,6 +20,7 @@ from mingled.core.datagrams import (
     Echo,
     Echoed,
     Here,
+    Identity,
     Relay,
     Who,
     decode,
@@ -58,6 +59,23 @@ def test_each_kind_survives_the_wire() -> None:
         assert len(data) <= DATAGRAM_BYTES_MAX
         assert decode(data) == datagram
         assert decode(data.replace(b"{", b'{"from_a_newer_minor":[1],', 1)) == datagram
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("\x1b[31mred", "?[31mred"),
+        ("a\nHost *", "a?Host *"),
+        ("\udcff", "?"),
+        ("x" * 300, "x" * 255),
+    ],
+)
+def test_an_own_host_name_that_others_would_refuse(given: str, host: str) -> None:
+    identity = Identity(node=NODE, host=given, port=1)
+    assert (identity.host, identity.host_given) == (host, given)
+    here = Here(node=NODE, by="broadcast", host=identity.host, port=1, addresses=())
+    assert decode(encode(here)) == here
+    assert Identity(node=NODE, host="gpu1", port=1).host_given == ""
 
 
 def test_the_most_that_can_be_said_fits() -> None:

@@ -192,7 +192,9 @@ def test_the_timeout_says_that_nobody_was_heard() -> None:
     alone = stage.join(1, rank=1, timeout_s=11)
     stage.wait(12.0)
     assert "no rank 0 was heard on eth0 10.0.0.1" in failed(alone, "timeout")
-    assert any("mingle doctor --job bert" in sentence for sentence in noticed(alone)), "the hint at 10 s"
+    assert any("mingle doctor --job bert" in sentence for sentence in noticed(alone)), (
+        "the hint at 10 s"
+    )
 
 
 def test_plain_form() -> None:

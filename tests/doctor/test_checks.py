@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import socket
+import subprocess
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from mingled import __version__
+from mingled.core import local
 from mingled.core.events import Address
 from mingled.core.messages import Nic
+from mingled.core.secrets import label_of
+from mingled.core.words import JobId
 from mingled.doctor import checks_here, checks_job, gather_here, run
 from mingled.doctor.gather_dns import Dns, Server
 from mingled.doctor.gather_firewall import Ruleset
 from mingled.doctor.gather_here import Bridge, Owner
 from mingled.doctor.gather_job import Matrix, Pair
 from mingled.doctor.gather_tcp import Attempt
-from mingled.doctor.gathered import Gathered
+from mingled.doctor.gathered import Beside, Gathered, Missing
+from mingled.doctor.here import Daemons
 from mingled.doctor.model import Finding, Result, worst
+from mingled.doctor.ports import Ports, real
+from mingled.edges.presence import Found
 from mingled.net.facts import Facts, Link
+from mingled.net.resolve import Resolved, Resolver
+from tests.core.samples import REPLIES
 
 from .samples import ETH0, HEALTHY, NIC, OURS, echoes, here, other, presence, seen, udp
+
+REPORT = next(reply for reply in REPLIES if isinstance(reply, local.Report))
 
 
 def troubles(gathered: Gathered) -> dict[str, Result]:
     """Every check that is not sound, whatever else was changed: no false alarms beside it."""
     findings = run.judge(gathered)
+    assert all(f.mend for f in findings if f.result in ("warn", "fail"))
     names = dict.fromkeys(f.check for f in findings if f.result in ("warn", "fail"))
     return {name: worst(f for f in findings if f.check == name) for name in names}
 
@@ -237,6 +255,47 @@ def test_no_shared_subnet() -> None:
     assert "gpu2 10.9.0.2; here: 10.0.0.0/24" in only(far, "subnet").measured
 
 
+def test_a_peer_that_does_not_answer_has_a_mend() -> None:
+    missing = (
+        Missing(said="nosuch cannot be looked up", known=False),
+        Missing(said="10.0.0.9 did not answer"),
+    )
+    unknown, silent = [
+        f
+        for f in run.judge(msgspec.structs.replace(HEALTHY, missing=missing))
+        if (f.check, f.result) == ("nodes", "fail")
+    ]
+    assert "--peer ADDRESS" in unknown.mend[0]
+    assert "mingle firewall" in silent.mend[0]
+
+
+@pytest.mark.parametrize(
+    ("named", "host", "same"),
+    [
+        ("gpu2", "gpu2", True),
+        ("GPU2.lab.", "gpu2", True),
+        ("gpu2", "gpu20", False),
+        ("gpu2.lab", "gpu2.home", False),
+        ("", "", False),
+    ],
+)
+def test_names_that_may_be_one_host(named: str, host: str, same: bool) -> None:
+    assert run.same_host(named, host) is same
+
+
+async def test_a_peer_that_discovery_knows_needs_no_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve(self: Resolver, name: str) -> Resolved:
+        return Resolved((), "cannot be looked up: no such name")
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    node = Found(node=HEALTHY.others[0].seen.node, host="gpu2", addresses=(), port=29_490, rungs=())
+    more, missing = await run._named(["gpu2", "nosuch"], [node], (29_490,), 29_491)
+    assert more == []
+    assert [(m.said, m.known) for m in missing] == [
+        ("nosuch cannot be looked up: no such name", False)
+    ]
+
+
 def test_nobody_there() -> None:
     assert troubles(msgspec.structs.replace(HEALTHY, others=())) == {"nodes": "warn"}
 
@@ -257,6 +316,77 @@ def test_nobody_there() -> None:
 )
 def test_the_own_name_in_the_hosts_file(hosts: str, found: str) -> None:
     assert checks_here.loopback_of(hosts, "gpu1") == found
+
+
+def test_the_hosts_file_is_mended_and_localhost_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text(
+        "127.0.0.1\tlocalhost gpu1 other # gpu1\n127.0.1.1 gpu1.lan gpu1\n::1 localhost\n"
+        "10.0.0.7 gpu10"
+    )
+    finding = only(here(hosts_file=file.read_text()), "hosts-file")
+    assert finding.result == "warn"
+    command = finding.mend[0].removeprefix("sudo ").replace("/etc/hosts", str(file))
+    subprocess.run(command, shell=True, check=True)
+    lines = file.read_text().splitlines()
+    assert lines[0].startswith("127.0.0.1\tlocalhost other")
+    assert lines[2:] == ["::1 localhost", "10.0.0.7 gpu10", "10.0.0.1 gpu1 gpu1.lan"]
+    assert checks_here.loopback_of(file.read_text(), "gpu1") == ""
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "localhost.localdomain"])
+def test_a_host_without_a_name_of_its_own_has_nothing_to_mend(host: str) -> None:
+    file = "127.0.0.1 localhost localhost.localdomain\n"
+    assert only(here(host=host, hosts_file=file), "hosts-file").result == "pass"
+
+
+def test_where_no_command_is_safe_words_stand() -> None:
+    for changes in ({"containers": ("/.dockerenv",)}, {"candidates": ()}):
+        (mend,) = only(here(hosts_file="127.0.1.1 gpu1\n", **changes), "hosts-file").mend
+        assert mend.startswith("in /etc/hosts, take this name (not localhost)")
+
+
+def test_a_link_port_that_was_configured_is_no_trouble() -> None:
+    def running(link_port: int, ports: Ports) -> Gathered:
+        report = msgspec.structs.replace(
+            REPORT, link_port=link_port, private=False, release=__version__
+        )
+        one = here(daemons=Daemons(reports=(report,)))
+        return msgspec.structs.replace(one, ports=ports)
+
+    assert only(running(31_000, Ports(link=31_000)), "daemon").result == "pass"
+    assert only(running(31_000, Ports()), "daemon").result == "pass"
+    busy = only(running(29_491, Ports()), "daemon")
+    assert busy.result == "warn"
+    assert "or this one was asked for" in busy.measured
+
+
+def test_the_port_of_the_broadcast_is_the_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MINGLE_BROADCAST_PORT", raising=False)
+    line = "broadcast: UDP 31491 on eth0"
+    report = msgspec.structs.replace(REPORT, discovery=("mdns: works", line))
+    assert real(Ports(), (report,)) == Ports(broadcast=31_491)
+    assert real(Ports(), ()) == Ports()
+    monkeypatch.setenv("MINGLE_BROADCAST_PORT", "31492")
+    assert real(Ports(broadcast=31_492), (report,)) == Ports(broadcast=31_492)
+
+
+def test_systemd_is_named_only_where_it_has_a_unit(tmp_path: Path) -> None:
+    assert only(here(), "daemon").mend == ("sudo mingled &",)
+    assert only(here(unit=True), "daemon").mend == ("sudo systemctl start mingled",)
+    units = tmp_path / "etc/systemd/system"
+    units.mkdir(parents=True)
+    (units / "mingled.service").touch()
+    assert not gather_here.has_unit(tmp_path)
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    assert gather_here.has_unit(tmp_path)
+
+
+def test_whose_a_listening_port_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert gather_here.tcp_user(port) == pwd.getpwuid(os.getuid()).pw_name
+    assert gather_here.tcp_user(port) == ""
 
 
 @pytest.mark.parametrize(
@@ -300,8 +430,14 @@ def test_sockets_of_a_port() -> None:
 
 
 def test_no_address_at_all() -> None:
-    assert troubles(here(candidates=()))["wifi"] == "fail"
     loopback = Address(address="127.0.0.1", interface="lo", prefix=8)
+    down = Facts(links=(msgspec.structs.replace(ETH0, up=False, addresses=()),), exact=True)
+    for candidates in ((), (loopback,)):
+        finding = only(here(candidates=candidates, facts=down), "interfaces")
+        assert finding.result == "fail"
+        assert "eth0: " in finding.measured
+        assert finding.mend
+        assert only(here(candidates=candidates, facts=down), "wifi").result == "skipped"
     assert "environment" not in troubles(here(candidates=(loopback, OURS)))
 
 
@@ -312,13 +448,29 @@ def test_a_job_that_nobody_here_knows() -> None:
     matrix = Matrix(job="bert", report=None, known=("Bert",))
     (finding,) = checks_job.job(HEALTHY, matrix)
     assert finding.result == "fail"
-    assert "no daemon here knows bert; it knows Bert" in finding.measured
+    assert "no daemon here that you may ask knows bert; known: Bert" in finding.measured
+    assert finding.mend
     assert checks_job.job_paths(HEALTHY, matrix) == []
 
 
-def test_pairs_that_do_not_reach_each_other_are_named() -> None:
-    from tests.core.samples import REPLIES
+def test_a_job_that_others_have_and_one_of_another_user_here() -> None:
+    matrix = Matrix(job="bert", report=None)
+    labelled = presence(labels=(label_of(JobId("bert")),))
+    twin = msgspec.structs.replace(
+        labelled.others[0], seen=msgspec.structs.replace(labelled.others[0].seen, host="gpu3")
+    )
+    two = msgspec.structs.replace(labelled, others=(*labelled.others, twin))
+    assert "gpu2, gpu3 have it" in checks_job.job(two, matrix)[0].measured
+    assert "gpu2 has it" in checks_job.job(labelled, matrix)[0].measured
+    theirs = msgspec.structs.replace(
+        HEALTHY, beside=(Beside(seen=labelled.others[0].seen, user="ann"),)
+    )
+    (finding,) = checks_job.job(theirs, matrix)
+    assert "bert is ann's on this machine" in finding.measured
+    assert finding.mend == ("sudo -u ann mingle doctor --job bert",)
 
+
+def test_pairs_that_do_not_reach_each_other_are_named() -> None:
     report = next(reply for reply in REPLIES if hasattr(reply, "jobs"))
     pair = Pair(source="gpu2", target="gpu3", address="10.0.0.3", port=40_000, reason="no answer")
     matrix = Matrix(

@@ -15,7 +15,7 @@ from mingled.doctor.run import CHECKS
 from mingled.lab import Lan, Node
 
 from .conftest import MakeLan
-from .helpers import BIN, NOBODY, SHOW, daemons_on, python, wait
+from .helpers import BIN, NOBODY, READY, SHOW, SOCKET, daemons_on, python, start, wait
 
 MINGLE = str(BIN / "mingle")
 
@@ -305,6 +305,44 @@ def test_a_peer_that_is_not_there_fails(machines: MakeLan) -> None:
     assert set(exam.troubles) == {"nodes"}
     assert "10.77.0.9 did not answer over UDP 29491, and over TCP:" in exam.said("nodes")
     assert exam.code == 1
+
+
+def test_a_peer_that_dns_does_not_know_and_discovery_does(
+    machines: MakeLan, tmp_path: Path
+) -> None:
+    net = machines(nodes=2)
+    over(net.node(1), tmp_path, "/etc/hosts", "127.0.0.1 localhost\n")
+    daemons_on(net.nodes)
+    exam = Exam(net.node(1), "--peer", "gpu2,nosuch")
+    (failure,) = [finding for finding in exam.of("nodes") if finding.result == "fail"]
+    assert failure.measured.startswith("nosuch ")
+    assert "--peer ADDRESS" in failure.mend[0]
+
+
+def test_without_a_network_it_fails_and_names_the_interfaces(machines: MakeLan) -> None:
+    net = machines(nodes=2)
+    net.node(1).configure(["link set eth0 down"])
+    exam = Exam(net.node(1))
+    assert exam.code == 1
+    assert exam.result("interfaces") == "fail"
+    assert "eth0: " in exam.said("interfaces")
+    assert exam.result("wifi") == "skipped"
+    assert all(f.mend for f in exam.findings if f.result not in SOUND)
+
+
+def test_ports_that_were_configured(machines: MakeLan, tmp_path: Path) -> None:
+    net = machines(nodes=2)
+    file = tmp_path / "mingled.toml"
+    file.write_text("link_port = 31490\nbroadcast_port = 31491\n")
+    words = (str(BIN / "mingled"), "--socket", SOCKET, "--config", str(file))
+    started = [start(node, *words) for node in net.nodes]
+    for running in started:
+        running.until(READY)
+    for env in ({}, {"MINGLE_CONFIG": str(file)}):
+        exam = Exam(net.node(1), "--peer", "10.77.0.2", env=env)
+        assert exam.troubles == {}
+        assert "link port 31490" in exam.said("daemon")
+        assert exam.result("broadcast") == "pass"
 
 
 def test_a_job_that_waits(machines: MakeLan) -> None:

@@ -393,7 +393,10 @@ def test_a_node_of_a_job_has_a_name_without_dns(lan: MakeLan) -> None:
     assert (shown.address, shown.known_by) == (second.address, "daemon")
     unknown = mingle(first, "ping", "gpu9", "--count", "1")
     assert (unknown.returncode, unknown.stdout) == (1, "")
-    assert "no job on gpu1 has a node of that name: give its address" in unknown.stderr
+    assert (
+        "no job on gpu1 has a node of that name, nor does a daemon of that name answer: give"
+        in unknown.stderr
+    )
     for one in waits:
         one.finish()
 

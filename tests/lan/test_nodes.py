@@ -98,6 +98,19 @@ def test_ssh_reads_the_file(lan: MakeLan, tmp_path: Path) -> None:
     assert "user ann" in read
 
 
+def test_link_local_addresses_alone(lan: MakeLan) -> None:
+    net = lan(nodes=2, ipv4=False, ipv6=True)
+    daemons_on(net.nodes)
+    done = net.node(1).run([MINGLE, "hosts", "--format", "ssh"], check=True)
+    assert len(re.findall(r"^    HostName fe80::[0-9a-f:]+%%eth0$", done.stdout, re.M)) == 2
+    none = net.node(1).run([MINGLE, "hosts", "--format", "openmpi"])
+    assert none.returncode == 1
+    assert "gpu2: left out: it has link-local addresses alone" in none.stderr
+    assert "no node was reached" not in none.stderr
+    (address,) = nodes_on(net.node(1))["gpu2"].addresses
+    assert address.endswith("%eth0")
+
+
 def test_hostfiles_have_the_documented_syntax(lan: MakeLan) -> None:
     net = lan(nodes=2)
     daemons_on(net.nodes)

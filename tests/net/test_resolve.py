@@ -101,7 +101,7 @@ async def test_an_answer_that_comes_too_late_is_asked_for_anew() -> None:
     [
         (socket.gaierror(socket.EAI_NONAME, ""), "does not resolve: the DNS server 10.0.0.53"),
         (socket.gaierror(socket.EAI_AGAIN, ""), "the DNS server 10.0.0.53 cannot answer now"),
-        (UnicodeError("label too long"), "does not resolve: label too long"),
+        (UnicodeError("label too long"), "does not resolve: it is no host name"),
         (OSError("Too many open files"), "does not resolve: Too many open files"),
     ],
 )
