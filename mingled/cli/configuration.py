@@ -102,6 +102,8 @@ def _value(kind: str, key: str, value: object) -> Any:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadInput("not a list of texts")
     words = listed(texts)
+    if not words and key != "discovery":
+        raise BadInput("it is empty; delete the line for no restriction")
     if key == "peers":
         check_peers(words)
     elif key == "subnet":

@@ -170,11 +170,15 @@ def _check_name(text: str) -> None:
 
 def _answering(name: str) -> tuple[str, ...]:
     """Addresses of the node of that name whose daemon answers now."""
+    from mingled.cli.firewall import configured
+    from mingled.doctor.here import daemons
+    from mingled.doctor.ports import real
     from mingled.edges.presence import find_nodes
 
     peers = listed([defaults(os.environ).get("MINGLE_PEERS", "")])
     with contextlib.suppress(BadInput):  # of peers: whoever means them is told elsewhere
-        found = asyncio.run(find_nodes(CENSUS_S, peers))
+        port = real(configured(), daemons().reports).broadcast
+        found = asyncio.run(find_nodes(CENSUS_S, peers, port=port))
         addresses = (a for node in found.nodes if node.host == name for a in node.addresses)
         return tuple(dict.fromkeys(text for a in addresses if (text := literal(a)) is not None))
     return ()

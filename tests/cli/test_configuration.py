@@ -69,6 +69,7 @@ def test_flags_and_the_environment_beat_the_file(
         ('peers = ["a;b"]', 1, "peer 'a;b' is no host"),
         ('subnet = "10.0.0.0/33"', 1, "subnet '10.0.0.0/33' is none"),
         ('discovery = ["smoke"]', 1, "smoke is no way of discovery; there are mdns, broadcast"),
+        ('interface = ""', 1, "it is empty; delete the line"),
         ("discovery = []", 1, "nothing is no way of discovery"),
         ("log_level = 3", 1, "not a text"),
         (

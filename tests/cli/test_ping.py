@@ -49,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-async def census(within_s: float, peers: Sequence[str] = ()) -> presence.Census:
+async def census(within_s: float, peers: Sequence[str] = (), *, port: int = 0) -> presence.Census:
     found = presence.Found(
         node=NODE, host="gpu3", addresses=("10.77.0.3",), port=29_490, rungs=("mdns",)
     )
