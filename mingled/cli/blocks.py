@@ -40,7 +40,7 @@ class Block(NamedTuple):
 
 def print_blocks(blocks: Iterable[Block]) -> None:
     """On stdout, an empty line between two."""
-    columns = _columns()
+    columns = shown_columns()
     text = "\n\n".join("\n".join(_lines(block, columns)) for block in blocks)
     if text:
         print(text)
@@ -48,7 +48,7 @@ def print_blocks(blocks: Iterable[Block]) -> None:
 
 def print_line(text: str) -> None:
     """One sentence, wrapped where a terminal is narrow. Text from elsewhere is made harmless."""
-    print("\n".join(_wrapped(clean(text), "", _INDENT, _columns())))
+    print("\n".join(wrapped(clean(text), "", _INDENT, shown_columns())))
 
 
 def milliseconds(value: float) -> str:
@@ -97,7 +97,7 @@ def _give_up_stdout() -> None:
 def _lines(block: Block, columns: int | None) -> list[str]:
     width = max(len(label) for label, _ in block.rows) + 2 if block.rows else 0
     title = clean(block.title)
-    head = _wrapped(f"{title}  {clean(block.line)}", "", _INDENT, columns)
+    head = wrapped(f"{title}  {clean(block.line)}", "", _INDENT, columns)
     if block.marked and _coloured():
         head[0] = f"\x1b[1m{title}\x1b[0m" + head[0][len(title) :]
     lines = head
@@ -106,11 +106,12 @@ def _lines(block: Block, columns: int | None) -> list[str]:
         if columns is not None and width > columns * _LABELS_SHARE_MAX:
             lines.append(first.rstrip())
             first = 2 * _INDENT
-        lines += _wrapped(clean(text), first, " " * len(first), columns)
+        lines += wrapped(clean(text), first, " " * len(first), columns)
     return lines
 
 
-def _wrapped(text: str, first: str, later: str, columns: int | None) -> list[str]:
+def wrapped(text: str, first: str, later: str, columns: int | None) -> list[str]:
+    """Lines, the first begun with `first` and the others with `later`; None: one line."""
     if columns is None:
         return [first + text]
     return textwrap.wrap(
@@ -123,7 +124,7 @@ def _wrapped(text: str, first: str, later: str, columns: int | None) -> list[str
     ) or [first.rstrip()]
 
 
-def _columns() -> int | None:
+def shown_columns() -> int | None:
     """None: do not wrap. COLUMNS is obeyed in a pipe too, since somebody set it on purpose."""
     asked = os.environ.get("COLUMNS", "")
     if not sys.stdout.isatty() and not asked.isdecimal():

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 
 import click
 import msgspec
 
+from mingled.cli.blocks import shown_columns, wrapped
 from mingled.cli.firewall import configured
 from mingled.core.peers import check_peers, listed
 from mingled.core.words import JobId
@@ -21,9 +20,6 @@ from mingled.wording import clean
 
 SIGNS: dict[Result, str] = {"pass": "ok", "warn": "warn", "fail": "FAIL", "skipped": "skip"}
 """Readable without colour."""
-
-COLUMNS_MIN = 30
-"""Below it words would be a column of their own."""
 
 _COLOURS: dict[Result, str] = {
     "pass": "green",
@@ -65,39 +61,21 @@ def command(job: str | None, peers: tuple[str, ...], as_json: bool) -> None:
 
 def show(findings: Sequence[Finding]) -> None:
     """A line for each, what mends it below, then the count."""
-    columns = _columns()
+    columns = shown_columns()
     width = max((len(finding.check) for finding in findings), default=0)
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for finding in findings:
         sign = f"{SIGNS[finding.result]:<4}"
-        lines = _wrapped(clean(finding.measured), f"{sign} {finding.check:<{width}}  ", 7, columns)
+        lines = wrapped(
+            clean(finding.measured), f"{sign} {finding.check:<{width}}  ", " " * 7, columns
+        )
         if coloured:
             lines[0] = click.style(sign, fg=_COLOURS[finding.result]) + lines[0][len(sign) :]
         for mend in finding.mend:
-            lines += _wrapped(clean(mend), "     mend: ", 9, columns)
+            lines += wrapped(clean(mend), "     mend: ", " " * 9, columns)
         click.echo("\n".join(lines))
     counts = Counter(finding.result for finding in findings)
     click.echo(", ".join(f"{counts[r]} {word}" for r, word in _WORDS if counts[r]))
-
-
-def _columns() -> int | None:
-    """None: a pipe, where nothing is wrapped, so that `grep` finds whole findings."""
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
-        return None
-    return max(COLUMNS_MIN, shutil.get_terminal_size().columns)
-
-
-def _wrapped(text: str, first: str, indent: int, columns: int | None) -> list[str]:
-    if columns is None:
-        return [first + text]
-    return textwrap.wrap(
-        text,
-        columns,
-        initial_indent=first,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 _WORDS: tuple[tuple[Result, str], ...] = (

@@ -12,7 +12,7 @@ from mingled.core.contest import Contests
 from mingled.core.events import Address
 from mingled.core.messages import NAMES_SHOWN_MAX, Advert, Entry, Join, NodeCard, Seen
 from mingled.core.plain import Plain
-from mingled.core.reach import NAT_ADVICE, bare, behind_nat, scoped_advert, ways
+from mingled.core.reach import NAT_ADVICE, bare_advert, behind_nat, scoped_advert, ways
 from mingled.core.roster import Present, missing_ranks
 from mingled.core.seal import Seal
 from mingled.core.seat import Seat, owner_conflict, rank_conflict, shape_conflict
@@ -440,7 +440,6 @@ class Claim:
         self.withdraw()
         self.contests.close()
         self.plain.close()
-        unscoped = tuple(bare(a) for a in advert.addresses)
-        told = msgspec.structs.replace(advert, addresses=unscoped)
+        told = bare_advert(advert)
         for session in self.sessions.values():
             self.ctx.send(session.link, messages.Redirect(claim=self.nonce, advert=told, host=host))

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from mingled.core import codec
+from mingled.core import codec, reach
 from mingled.core.codec import Decoder
 from mingled.core.messages import ADDRESSES_MAX, HOST_CHARS_MAX, Advert
 from mingled.core.words import Label, NodeId, Nonce
@@ -193,29 +193,14 @@ def encode(datagram: Datagram) -> bytes:
 
 def unscoped(addresses: Iterable[str]) -> tuple[str, ...]:
     """Without scopes, as they go over the wire; each once."""
-    return tuple(dict.fromkeys(a.partition("%")[0] for a in addresses))
+    return tuple(dict.fromkeys(map(reach.bare, addresses)))
 
 
 def scoped(addresses: Iterable[str], interface: str) -> tuple[str, ...]:
     """With the receiver's own interface on link-local IPv6 addresses that have no scope, so that
     they can be connected to. Without an interface these are of no use, and left out."""
-    found = []
-    for address in addresses:
-        if not is_link_local(address) or "%" in address:
-            found.append(address)
-        elif interface:
-            found.append(f"{address}%{interface}")
-    return tuple(found)
-
-
-def is_link_local(address: str) -> bool:
-    """An IPv6 address that means nothing without an interface. (169.254.x.y needs none.)"""
-    if ":" not in address:
-        return False
-    try:
-        return ipaddress.IPv6Address(address.partition("%")[0]).is_link_local
-    except ValueError:
-        return False
+    known = (reach.scoped(address, interface) for address in addresses)
+    return tuple(a for a in known if "%" in a or not reach.is_link_local_v6(a))
 
 
 def _addresses_of(datagram: Datagram) -> tuple[str, ...]:

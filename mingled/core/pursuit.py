@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from mingled.core import actions, messages
 from mingled.core.codec import check_version
 from mingled.core.events import Address, PathProven, PathRefuted
@@ -20,6 +18,7 @@ from mingled.core.paths import Paths
 from mingled.core.reach import (
     NAT_ADVICE,
     bare,
+    bare_advert,
     behind_nat,
     parsed,
     scoped,
@@ -169,8 +168,7 @@ class Pursuit:
         """Another leader was heard; only leaders settle that."""
         if advert.claim != self.claim and advert.claim not in self._rivals_told:
             self._rivals_told.add(advert.claim)
-            unscoped = tuple(bare(a) for a in advert.addresses)
-            told = msgspec.structs.replace(advert, addresses=unscoped)
+            told = bare_advert(advert)
             self._ctx.send(self.link, messages.Rival(claim=self.claim, advert=told))
 
     def _send_join(

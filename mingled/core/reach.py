@@ -69,6 +69,12 @@ def scoped_advert(advert: Advert, interface: str) -> Advert:
     return msgspec.structs.replace(advert, addresses=addresses)
 
 
+def bare_advert(advert: Advert) -> Advert:
+    """As it is told to others."""
+    addresses = tuple(bare(a) for a in advert.addresses)
+    return msgspec.structs.replace(advert, addresses=addresses)
+
+
 def to_try(
     addresses: Sequence[str], here: Sequence[Address], own: Container[str]
 ) -> tuple[str, ...]:

@@ -19,8 +19,9 @@ from zeroconf import (  # type: ignore[attr-defined]  # meant for use, only not 
 )
 from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_PTR
 
-from mingled.core.datagrams import BROADCAST_PORT, Echo, Echoed, Means, encode, is_link_local
+from mingled.core.datagrams import BROADCAST_PORT, Echo, Echoed, Means, encode
 from mingled.core.events import Address
+from mingled.core.reach import is_link_local_v6
 from mingled.doctor.gather_here import MDNS_PORT
 from mingled.net.datagrams import Arrival, Datagrams
 from mingled.net.multicast import NODE_TYPE
@@ -176,7 +177,7 @@ class _Echoer:
 def names_of(host: str, node: str, known: Known) -> tuple[str, ...]:
     """The sender of an answer, and where it is link-local all that it is known by."""
     plain = host.partition("%")[0]
-    return (plain, *known.get(node, ())) if is_link_local(plain) else (plain,)
+    return (plain, *known.get(node, ())) if is_link_local_v6(plain) else (plain,)
 
 
 def groups(addresses: Sequence[Address]) -> tuple[Target, ...]:

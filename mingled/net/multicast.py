@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from zeroconf import IPVersion
 
-from mingled.core.datagrams import is_link_local, scoped
+from mingled.core.datagrams import scoped
 from mingled.core.events import Address
+from mingled.core.reach import is_link_local_v6
 from mingled.net.udp import interface_index, interface_name, memberships_max
 
 NODE_TYPE = "_mingle-node._tcp.local."
@@ -43,14 +44,14 @@ class Spot(msgspec.Struct, frozen=True):
     @property
     def choice(self) -> str | int:
         """What zeroconf calls it. Several interfaces may have the same link-local address."""
-        return self.index if is_link_local(self.address) else self.address
+        return self.index if is_link_local_v6(self.address) else self.address
 
     @property
     def ready(self) -> bool:
         """Whether the address is there and can be used. (A fresh IPv6 one cannot for a second or
         two.) zeroconf fails as a whole for one that is not."""
         family = socket.AF_INET6 if self.six else socket.AF_INET
-        scope = (0, self.index) if is_link_local(self.address) else ()
+        scope = (0, self.index) if is_link_local_v6(self.address) else ()
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as sock:
                 sock.bind((self.address, 0, *scope))
