@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mingled.errors import (
         BadInput,
         Cancelled,
+        Closed,
         Conflict,
         DaemonError,
         Indeterminate,
@@ -33,6 +34,7 @@ _HOMES = {
     "join": "mingled.frameworks.ddp",
     "BadInput": "mingled.errors",
     "Cancelled": "mingled.errors",
+    "Closed": "mingled.errors",
     "Conflict": "mingled.errors",
     "DaemonError": "mingled.errors",
     "Indeterminate": "mingled.errors",
@@ -46,6 +48,7 @@ _HOMES = {
 __all__ = [
     "BadInput",
     "Cancelled",
+    "Closed",
     "Conflict",
     "DaemonError",
     "DdpConfig",

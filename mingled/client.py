@@ -141,10 +141,15 @@ class Lease:
         self.found_s = ready.found_s
         self.waited_s = ready.waited_s
 
-    def leave(self, *, lost: bool = False, reason: str = "") -> None:
-        """End it; the others are told. A daemon that is gone has told them already."""
+    def leave(self, *, lost: bool = False, reason: str = "", closes: bool = False) -> None:
+        """End it; the others are told. A daemon that is gone has told them already. `closes`: the
+        run is over, so that whoever waits for its next round is told (`Closed`)."""
         leave = local.Leave(
-            job=JobId(self.config.job), participant=self.participant, lost=lost, reason=reason
+            job=JobId(self.config.job),
+            participant=self.participant,
+            lost=lost,
+            reason=reason,
+            closes=closes,
         )
         try:
             ask(connect(self.connection.path), leave)

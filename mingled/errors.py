@@ -10,7 +10,8 @@
     ├── NotPermitted             85   the socket or the job belongs to somebody else
     ├── Indeterminate            86   the outcome cannot be known: neither success nor failure
     ├── Cancelled                87   the wait was ended before its outcome (leave, replaced)
-    └── Lost                     88   a member of the running round was lost (--on-lost)
+    ├── Lost                     88   a member of the running round was lost (--on-lost)
+    └── Closed                   89   the run has ended: there is no next round to wait for
 
 126 and 127 mean, as in a shell, that CMD cannot be run or is not there; 128+n that a signal ended
 it. An error that crosses a socket keeps its class: `code` names it there, `from_code` finds it.
@@ -78,6 +79,11 @@ class Lost(MingleError):
     exit_code = 88
 
 
+class Closed(MingleError):
+    code = "closed"
+    exit_code = 89
+
+
 _BY_CODE: dict[str, type[MingleError]] = {
     kind.code: kind
     for kind in (
@@ -92,6 +98,7 @@ _BY_CODE: dict[str, type[MingleError]] = {
         Indeterminate,
         Cancelled,
         Lost,
+        Closed,
     )
 }
 

@@ -15,11 +15,11 @@ from mingled import client
 from mingled.cli import child, torchrun
 from mingled.cli.display import Display
 from mingled.cli.forms import Reaction, Wish
-from mingled.cli.watch import Watch
 from mingled.core import local
 from mingled.core.messages import Fate
 from mingled.errors import Lost, MingleError
 from mingled.frameworks.environment import environment
+from mingled.watching import Watch
 from mingled.wording import gone_line, member
 
 NEWS_S = 0.5
@@ -95,11 +95,13 @@ class Supervisor:
 
     def _watch(self, lease: client.Lease, command: child.Child) -> tuple[_Round, int]:
         """To CMD's end: its wait status."""
-        round_, watch = _Round(), Watch(lease, self._display)
+        display, round_ = self._display, _Round()
+        watch = Watch(lease, line=display.line, told=display.told, announce=child.announce)
         try:
             while True:
-                for gone in watch.news():
-                    self._hear(lease, gone, round_, command)
+                for news in watch.news():
+                    if isinstance(news, local.Gone):
+                        self._hear(lease, news, round_, command)
                 due = [at for at in (watch.due, round_.kill_at) if at is not None]
                 sleep_s = max(0.0, min(due) - time.monotonic()) if due else None
                 status = command.wait(sleep_s)
@@ -117,8 +119,9 @@ class Supervisor:
         """CMD has failed: what else has happened?"""
         until = time.monotonic() + NEWS_S
         while (left_s := until - time.monotonic()) > 0 and not round_.fates:
-            for gone in watch.news():
-                round_.fates[gone.rank] = gone.how
+            for news in watch.news():
+                if isinstance(news, local.Gone):
+                    round_.fates[news.rank] = news.how
             time.sleep(min(left_s, NEWS_S / 10))
 
     def _hear(
@@ -177,7 +180,7 @@ class Supervisor:
 
     def _finishing(self, lease: client.Lease, round_: _Round) -> bool:
         """So many have ended well that a new round would wait for them in vain."""
-        left = sum(fate == "left" for fate in round_.fates.values())
+        left = sum(fate in ("left", "finished") for fate in round_.fates.values())
         return left > 0 and len(lease.config.members) - left < self._wanted.join.size_min
 
     def _may_restart(self) -> bool:

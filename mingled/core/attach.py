@@ -12,6 +12,7 @@ from mingled.core import messages
 from mingled.core.config import Config, Member
 from mingled.core.events import Address
 from mingled.core.held import Held
+from mingled.core.links import stale
 from mingled.core.reach import scoped, ways
 from mingled.core.words import Form, NodeId, ParticipantId
 
@@ -42,7 +43,7 @@ class Attachments:
 
     def _mine(self, held: Held) -> tuple[Member, ...]:
         mine = (held.member(participant) for participant in self._job.seats)
-        return tuple(m for m in mine if m is not None)
+        return tuple(m for m in mine if m is not None and held.fates[m.rank] != "lost")
 
     def _attach(self, held: Held, members: tuple[Member, ...]) -> messages.Attach:
         return messages.Attach(
@@ -91,7 +92,16 @@ class Attachments:
                 returning=tuple(sorted(held.returning)),
             ),
         )
+        held.say_waiting(link)
         return True
+
+    def refusal(self, message: messages.Attach) -> messages.Message:
+        """Why `attach` was False. Whoever asks comes to where its round was led: if a newer one is
+        known here, rank 0 is in that."""
+        newest = self._job.rounds.newest
+        if newest is not None and newest.round > message.round:
+            return messages.Passed(claim=message.claim, round=message.round, newer=newest.round)
+        return stale(message.claim, self._ctx.host)
 
     def relink(self, key: RoundKey, link: int, node: NodeId, now: float) -> None:
         """A daemon that asked for the outcome of a seal is here over another link."""

@@ -19,7 +19,7 @@ from mingled.core.seat import Seat, owner_conflict, rank_conflict, shape_conflic
 from mingled.core.survey import Survey
 from mingled.core.table import State
 from mingled.core.words import Form, NodeId, Nonce, ParticipantId, Standing
-from mingled.errors import NotPermitted, Refused, VersionSkew
+from mingled.errors import Closed, NotPermitted, Refused, VersionSkew
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
@@ -200,7 +200,9 @@ class Claim:
         )
 
     def send_progress(self, now: float) -> None:
+        """To everybody who waits; and to those of a running round, how many do."""
         progress = self.progress(now)
+        self.job.rounds.waiting(progress.here)
         for session in self.sessions.values():
             if session.entries:
                 self.ctx.send(session.link, progress)
@@ -336,6 +338,26 @@ class Claim:
         mine = [s.participant for s in self.job.waiting() if not s.join.wait]
         if mine:
             self.job.fail_waiting(Refused.code, sentence, now, only=mine)
+
+    def close(self, sentence: str, now: float) -> None:
+        """The run is over: nobody need wait for the next round."""
+        sentence = f"job {self.job.job}: {sentence}"
+        for session in self.sessions.values():
+            waiting = tuple(e.participant for e in session.entries)
+            if waiting:
+                session.entries = ()
+                self.ctx.send(
+                    session.link,
+                    messages.Refuse(
+                        claim=self.nonce,
+                        code=Closed.code,
+                        sentence=sentence,
+                        participants=waiting,
+                    ),
+                )
+        mine = [s.participant for s in self.job.waiting()]
+        if mine:
+            self.job.fail_waiting(Closed.code, sentence, now, only=mine)
 
     def foreign(self, entry: Entry, there: str) -> str | None:
         """Is it another user's than any of those who are here?"""

@@ -88,9 +88,11 @@ class Desk:
         known = self._job.seats.get(seat.participant)
         if known is not None:  # only its connection was gone
             known.connected, known.holder = True, event.holder
+            known.alive(now)
             return
         seat.config = event.config
         seat.deadline = seat.hint_at = None
+        seat.alive(now)
         self._replace(event.holder, event.participant, "", now)
         self._job.seats[seat.participant] = seat
         self._job.attachments.take_up(event.config, seat.participant, now)
@@ -190,7 +192,9 @@ class Desk:
                 sentence = f"{self._name}: a newer join of the same process took this place"
                 self._ctx.do(tell_failed(seat.participant, Cancelled(sentence)))
                 held = self._job.rounds.newest
-                if not seat.waiting and (held is None or "lost" not in held.fates.values()):
+                meant = seat.join.heartbeat_s is not None  # a launcher that goes on to a next round
+                broken = held is not None and "lost" in held.fates.values()
+                if not (seat.waiting or meant or broken):
                     notice = local.Notice(
                         kind="warning",
                         sentence=f"{self._name} on {self._ctx.host}: this replaces the earlier "
@@ -234,7 +238,14 @@ class Desk:
             self._job.end_seat(seat, left=False, reason=how, now=now)
 
     def leave(
-        self, uid: int, only: ParticipantId | None, lost: bool, reason: str, now: float
+        self,
+        uid: int,
+        only: ParticipantId | None,
+        lost: bool,
+        reason: str,
+        now: float,
+        *,
+        closes: bool = False,
     ) -> int:
         """End seats of one user (root: of anybody); how many."""
         mine = [
@@ -246,7 +257,9 @@ class Desk:
             when = "before it started" if seat.waiting else "while it ran"
             error = Cancelled(f"{self._name}: left on {self._ctx.host} {when} (mingle leave)")
             self._ctx.do(tell_failed(seat.participant, error))
-            self._job.end_seat(seat, left=not lost, reason=reason or "leave", now=now)
+            self._job.end_seat(
+                seat, left=not lost, reason=reason or "leave", now=now, closes=closes
+            )
         return len(mine)
 
     def adopt(self, seat: Seat, event: AdoptAsked, now: float) -> local.Local:
@@ -276,6 +289,8 @@ class Desk:
         if seat.adopt_by is not None and now >= seat.adopt_by:
             seat.adopt_by = seat.token = None
             self._job.end_seat(seat, left=False, reason="no shell took the lease over", now=now)
+        elif seat.expect_at is not None and now >= seat.expect_at:
+            self._beat_missed(seat, now)
         elif seat.deadline is not None and now >= seat.deadline and self._job.state not in BETWEEN:
             error = JoinTimeout(self._job.views.timed_out(seat, now))
             self._ctx.do(tell_failed(seat.participant, error))
@@ -283,6 +298,17 @@ class Desk:
         elif seat.hint_at is not None and now >= seat.hint_at:
             seat.hint_at = None
             self._job.views.hint(seat)
+
+    def _beat_missed(self, seat: Seat, now: float) -> None:
+        """Its process is there, but says nothing. Once that has lasted it is lost; should it go on
+        after all, it finds here that it may join again."""
+        beat_s, missed_max = seat.join.heartbeat_s or 0.0, self._ctx.settings.heartbeats_missed
+        seat.beats_missed += 1
+        seat.expect_at = now + beat_s
+        if seat.beats_missed >= missed_max:
+            reason = f"stopped: no sign of life for {seat.beats_missed * beat_s:.0f} s"
+            self._job.rounds.disown(seat.participant, reason)
+            self._job.end_seat(seat, left=False, reason=reason, now=now)
 
     def stop(self, reason: str, now: float) -> None:
         """The daemon ends. It commits nothing any more; the others are told what it knows."""

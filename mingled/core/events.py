@@ -88,6 +88,18 @@ class StoreFailed(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class ClientAlive(Event, frozen=True, kw_only=True):
+    """It said so."""
+
+    participant: ParticipantId
+
+
+class ClientFinished(Event, frozen=True, kw_only=True):
+    """Its work is done; it waits for the others."""
+
+    participant: ParticipantId
+
+
 class LeaveAsked(Event, frozen=True, kw_only=True):
     request: int  #: of the client's connection, for the answer
     job: JobId
@@ -95,6 +107,7 @@ class LeaveAsked(Event, frozen=True, kw_only=True):
     participant: ParticipantId | None
     lost: bool
     reason: str
+    closes: bool = False
 
 
 class AdoptAsked(Event, frozen=True, kw_only=True):

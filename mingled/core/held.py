@@ -8,12 +8,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mingled.core import actions, local, messages
 from mingled.core.config import Member
-from mingled.core.messages import NAMES_SHOWN_MAX, TEXT_CHARS_MAX, Ended, Fate, Gone, Running
+from mingled.core.messages import (
+    NAMES_SHOWN_MAX,
+    TEXT_CHARS_MAX,
+    Ended,
+    Fate,
+    Gone,
+    Running,
+    Waiting,
+)
 from mingled.core.words import JobId, Nonce, ParticipantId, distinct
+
+STAYING: tuple[Fate, ...] = ("running", "finished")
+"""Fates of those whose process is there and watched."""
+
+ENDED: tuple[Fate, ...] = ("left", "lost")
+
+End = Literal["finished", "left", "lost"]
+"""What a daemon can report of its own."""
 
 if TYPE_CHECKING:
     from mingled.core.context import Context
@@ -58,6 +74,7 @@ class Held:
         self._by_id = {m.participant: m for m in self.members.values()}
         self.unsaid: list[Ended] = []  #: ends of our own while there was no link to the hub
         self.unsaid_since = now
+        self._waiting = 0  #: for the next round, as told last
 
     @property
     def key(self) -> RoundKey:
@@ -84,16 +101,21 @@ class Held:
 
     @property
     def live(self) -> bool:
-        return any(fate == "running" for fate in self.fates.values())
+        return any(fate in STAYING for fate in self.fates.values())
+
+    @property
+    def working(self) -> bool:
+        """Somebody's work is not done yet, as far as is known."""
+        return any(fate in ("running", "unwatched") for fate in self.fates.values())
 
     @property
     def whole(self) -> bool:
         """It runs, and nothing has come between: whoever comes late waits for its end."""
-        return self.broken_at is None and self.fates[0] == "running"
+        return self.broken_at is None and self.fates[0] in STAYING
 
     def running(self, now: float) -> Running:
         """For those who come late."""
-        here = [m for m in self.members.values() if self.fates[m.rank] == "running"]
+        here = [m for m in self.members.values() if self.fates[m.rank] in STAYING]
         return Running(
             round=self.round,
             since_s=now - self.since,
@@ -105,7 +127,7 @@ class Held:
         """Is there still anybody at its other end?"""
         nodes = {node for node, of in self.links.items() if of == link}
         return any(
-            self.home[rank] in nodes and fate in ("running", "unwatched")
+            self.home[rank] in nodes and fate in (*STAYING, "unwatched")
             for rank, fate in self.fates.items()
         )
 
@@ -115,7 +137,7 @@ class Held:
         expected = [
             m
             for rank, m in self.members.items()
-            if self.fates[rank] not in ("left", "lost") or rank in self.returning
+            if self.fates[rank] in ("running", "unwatched") or rank in self.returning
         ]
         homes = {self.home[m.rank] for m in expected}
         places = list(waiting)
@@ -143,37 +165,60 @@ class Held:
         now: float,
         *,
         again: bool,
+        closes: bool = False,
     ) -> None:
         """A local member is no more: tell the hub, or be it."""
         member = self.member(participant)
-        if member is None or self.fates[member.rank] in ("left", "lost"):
+        if member is None or self.fates[member.rank] in ENDED:
             return
         if again:
             self._returns(member.rank, now)
+        how: End = "left" if left else "lost"
+        self._said(member, how, reason, seats, now, again=again, closes=closes)
+
+    def finished(self, participant: ParticipantId, seats: Iterable[Seat], now: float) -> None:
+        """A local member's work is done, and it stays."""
+        member = self.member(participant)
+        if member is not None and self.fates[member.rank] in ("running", "unwatched"):
+            self._said(member, "finished", "its work is done", seats, now)
+
+    def _said(
+        self,
+        member: Member,
+        how: End,
+        reason: str,
+        seats: Iterable[Seat],
+        now: float,
+        *,
+        again: bool = False,
+        closes: bool = False,
+    ) -> None:
         if not self.leads:
             ended = Ended(
                 claim=self.claim,
                 round=self.round,
-                participant=participant,
-                left=left,
+                participant=ParticipantId(member.participant),
+                how=how,
                 reason=reason,
                 again=again,
+                closes=closes,
             )
             if self.hub is not None:
                 self._ctx.send(self.hub, ended)
             else:
                 self.unsaid.append(ended)
                 self.unsaid_since = now
-        self.note(member.rank, "left" if left else "lost", reason, seats, now)
+        self.note(member.rank, how, reason, seats, now)
 
-    def ended(self, link: int, message: Ended, seats: Iterable[Seat], now: float) -> None:
-        """At the hub: another daemon reports one of its own participants. Its own only."""
+    def ended(self, link: int, message: Ended, seats: Iterable[Seat], now: float) -> bool:
+        """At the hub: another daemon reports one of its own participants. False: not its own."""
         member = self.member(message.participant)
-        if self.leads and member is not None and self.links.get(self.home[member.rank]) == link:
-            fate: Fate = "left" if message.left else "lost"
-            if message.again:
-                self.returning.add(member.rank)
-            self.note(member.rank, fate, _cut(message.reason), seats, now)
+        if not self.leads or member is None or self.links.get(self.home[member.rank]) != link:
+            return False
+        if message.again:
+            self.returning.add(member.rank)
+        self.note(member.rank, message.how, _cut(message.reason), seats, now)
+        return True
 
     def gone(self, message: Gone, seats: Iterable[Seat], now: float) -> None:
         """From the hub."""
@@ -207,10 +252,14 @@ class Held:
         now: float,
         ago_s: float = 0.0,
     ) -> None:
-        """Once left or lost, always so."""
+        """Once left or lost, always so; and nothing that was finished is lost."""
         known = self.fates.get(rank)
-        if known is None or known == fate or known in ("left", "lost"):
+        if known is None or known == fate or known in ENDED:
             return
+        if known == "finished":
+            if fate not in ENDED:
+                return
+            fate = "left"
         self.fates[rank] = fate
         if fate == "lost":
             self.broken(now)
@@ -228,20 +277,53 @@ class Held:
             for node, link in self.links.items():
                 if node != self.home[rank]:
                     self._ctx.send(link, gone)
-        word = local.Gone(
+        word = self.word(member, fate, reason, ago_s)
+        for seat in seats:
+            mine = self.member(seat.participant)
+            if mine is not None and mine is not member and seat.connected:
+                self._ctx.do(actions.Tell(participant=seat.participant, message=word))
+
+    def word(self, member: Member, fate: Fate, reason: str, ago_s: float = 0.0) -> local.Gone:
+        """For a client of the round."""
+        return local.Gone(
             job=self.job,
             round=self.round,
-            rank=rank,
+            rank=member.rank,
             host=member.host,
             address=member.address,
             how=fate,
             reason=reason,
             ago_s=ago_s,
+            again=member.rank in self.returning,
         )
+
+    def say_waiting(self, link: int) -> None:
+        """At the hub, to one daemon."""
+        waiting = Waiting(claim=self.claim, round=self.round, count=self._waiting)
+        self._ctx.send(link, waiting)
+
+    def disown(self, reason: str, seats: Iterable[Seat], now: float) -> None:
+        """The others go on without this node's members: each is told that of itself."""
         for seat in seats:
-            mine = self.member(seat.participant)
-            if mine is not None and mine is not member and seat.connected:
+            member = self.member(seat.participant)
+            if member is not None and self.fates[member.rank] not in (*ENDED, "finished"):
+                self.fates[member.rank] = "lost"
+                self.broken(now)
+                word = self.word(member, "lost", reason)
                 self._ctx.do(actions.Tell(participant=seat.participant, message=word))
+
+    def tell_waiting(self, count: int, seats: Iterable[Seat]) -> None:
+        """So many wait for the next round: the hub says so to all, the others to their own."""
+        if count == self._waiting:
+            return
+        self._waiting = count
+        if self.leads:
+            for link in self.links.values():
+                self.say_waiting(link)
+        told = local.Waiting(job=self.job, round=self.round, count=count)
+        for seat in seats:
+            if self.member(seat.participant) is not None and seat.connected:
+                self._ctx.do(actions.Tell(participant=seat.participant, message=told))
 
     def _returns(self, rank: int, now: float) -> None:
         """One of our own joins anew, so that the round is over for this node."""
@@ -265,7 +347,7 @@ class Held:
         self.links[node] = link
         for stated in members:
             member = self.member(stated.participant)
-            if member is not None and self.fates[member.rank] in ("running", "unwatched"):
+            if member is not None and self.fates[member.rank] not in ENDED:
                 replaced.add(self.home[member.rank])
                 self.home[member.rank] = node
                 self.note(member.rank, "running", "its daemon is back", seats, now)
@@ -283,9 +365,14 @@ class Held:
             if home == old:
                 self.home[rank] = node
         self.returning |= {rank for rank in message.returning if rank in self.members}
+        seats = tuple(seats)
         for member, fate in zip(message.members, message.fates, strict=False):
             if self.home.get(member.rank) != self._ctx.node:
                 self.note(member.rank, fate, "said by rank 0's daemon", seats, now)
+            elif fate == "lost":
+                ours = [s for s in seats if s.participant == member.participant]
+                self.disown("rank 0's daemon did not hear of it for a while", ours, now)
+        self.tell_waiting(0, seats)  # it says so if anybody does
         for ended in self.unsaid:
             self._ctx.send(link, ended)
         self.unsaid.clear()

@@ -103,10 +103,17 @@ class Job:
     # ------------------------------------------------------------ seats go
 
     def end_seat(
-        self, seat: Seat, *, left: bool, reason: str, now: float, again: bool = False
+        self,
+        seat: Seat,
+        *,
+        left: bool,
+        reason: str,
+        now: float,
+        again: bool = False,
+        closes: bool = False,
     ) -> None:
         """Out with it, unless an outcome is open: then as soon as that is known. `again`: its
-        process has joined anew."""
+        process has joined anew; `closes`: with it the run is over."""
         if seat.waiting and self.state in OUTCOME_OPEN:
             seat.ending = reason
             return
@@ -120,7 +127,7 @@ class Job:
                 self.pursuit.seat_ended(seat.participant, f"{self.ctx.host}: {reason}")
             self.progressed(now)
         else:
-            self.rounds.seat_ended(seat.participant, left, reason, now, again=again)
+            self.rounds.seat_ended(seat.participant, left, reason, now, again=again, closes=closes)
             if self.pursuit is not None:
                 self.pursuit.entries_changed()
         if not again:  # else the new seat comes at once, and wants to know whom to expect
@@ -158,6 +165,7 @@ class Job:
         so, and the round is about to be."""
         seat.config = config
         seat.deadline = seat.hint_at = None
+        seat.alive(now)
         if seat.ending is not None:
             return
         if seat.join.adopt:
@@ -409,7 +417,7 @@ class Job:
     def deadline(self) -> float | None:
         times: list[float | None] = [self.views.deadline(), self.watches.deadline()]
         for seat in self.seats.values():
-            times += [seat.adopt_by, seat.hint_at]
+            times += [seat.adopt_by, seat.hint_at, seat.expect_at]
             if self.state not in BETWEEN:
                 times.append(seat.deadline)
         if self.state in (State.SEARCHING, State.CONNECTING):

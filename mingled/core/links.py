@@ -105,7 +105,7 @@ class Links:
             self._job.ctx.send(link, messages.Pong(claim=message.claim, node=self._job.ctx.node))
         if isinstance(message, messages.Attach):
             if not self._job.attachments.attach(link, message, local_, remote, now):
-                self._job.ctx.send(link, stale(message.claim, self._job.ctx.host))
+                self._job.ctx.send(link, self._job.attachments.refusal(message))
         elif isinstance(message, messages.Attached):
             self._job.watches.attached_over(link, message, now)
         self._job.rounds.received(link, message, now)

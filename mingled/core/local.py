@@ -22,6 +22,9 @@ LINE_SIZE_BYTES_MAX = 64 * 1024
 STOP_GRACE_S = 35.0
 """torchrun itself gives its workers 30 s between SIGTERM and SIGKILL."""
 
+HEARTBEAT_MIN_S = 0.1
+"""Of a client that says so: more lines than ten a second tell nothing more."""
+
 PAUSE_MAX_S = 86_400
 """Of a last call or a grace: a day."""
 
@@ -60,6 +63,8 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     peers: tuple[str, ...] = ()  #: hosts to ask for the leader, where multicast does not reach
     interfaces: tuple[str, ...] = ()  #: names or addresses of this node to use alone
     subnets: tuple[str, ...] = ()  #: ... or what lies in these, in CIDR notation
+    #: once released the client says Alive this often: a process that is stopped is lost, too
+    heartbeat_s: float | None = None
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc, self.job)
@@ -70,6 +75,14 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
                 raise BadInput(
                     f"job {self.job}: a {name} of {value:g} s is not between 0 and {PAUSE_MAX_S} s"
                 )
+        beat_s = self.heartbeat_s
+        if beat_s is not None and not HEARTBEAT_MIN_S <= beat_s <= PAUSE_MAX_S:
+            raise BadInput(
+                f"job {self.job}: a heartbeat every {beat_s:g} s is not between "
+                f"{HEARTBEAT_MIN_S:g} and {PAUSE_MAX_S} s"
+            )
+        if beat_s is not None and self.adopt:
+            raise BadInput(f"job {self.job}: whoever adopts a lease says nothing: no heartbeat_s")
 
     @property
     def wish(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -115,6 +128,19 @@ class StoreFailed(Local, tag="store-failed", frozen=True, kw_only=True):
     reason: str
 
 
+class Alive(Local, tag="alive", frozen=True, kw_only=True):
+    """A released participant's client still runs (see `Join.heartbeat_s`). Not answered."""
+
+    version: tuple[int, int] = VERSION
+
+
+class Finished(Local, tag="finished", frozen=True, kw_only=True):
+    """A released participant's work is done; it stays until the others have finished. Not
+    answered; said again to a daemon that takes the participant back."""
+
+    version: tuple[int, int] = VERSION
+
+
 class Leave(Local, tag="leave", frozen=True, kw_only=True):
     """End leases of this user: one participant's, or all of the job's on this node. Answered by
     Done."""
@@ -124,6 +150,7 @@ class Leave(Local, tag="leave", frozen=True, kw_only=True):
     participant: ParticipantId | None = None
     lost: bool = False  #: it failed: the others are told of a loss
     reason: str = ""
+    closes: bool = False  #: the run is over: whoever waits for a next round is told so
 
 
 class Adopt(Local, tag="adopt", frozen=True, kw_only=True):
@@ -191,7 +218,8 @@ class Failed(Local, tag="failed", frozen=True, kw_only=True):
 
 
 class Gone(Local, tag="gone", frozen=True, kw_only=True):
-    """What became of a member of my round; `running`: it is watched again."""
+    """What became of a member of my round; `running`: it is watched again. Of myself, `lost`: the
+    others go on without me, and I may join again."""
 
     job: str
     round: int
@@ -201,6 +229,15 @@ class Gone(Local, tag="gone", frozen=True, kw_only=True):
     how: Fate
     reason: str
     ago_s: float = 0.0  #: seconds since its last sign of life
+    again: bool = False  #: it has joined anew, and waits for the next round
+
+
+class Waiting(Local, tag="waiting", frozen=True, kw_only=True):
+    """So many participants wait for the round after mine, as rank 0's daemon has it."""
+
+    job: str
+    round: int  #: mine
+    count: int
 
 
 class Done(Local, tag="done", frozen=True, kw_only=True):
@@ -272,8 +309,8 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
     jobs: tuple[Job, ...]
 
 
-Request = Join | Reattach | StoreOpened | StoreFailed | Leave | Adopt | Status
-Reply = Progress | Notice | OpenStore | Ready | Failed | Gone | Done | Report
+Request = Join | Reattach | StoreOpened | StoreFailed | Alive | Finished | Leave | Adopt | Status
+Reply = Progress | Notice | OpenStore | Ready | Failed | Gone | Waiting | Done | Report
 
 request_decoder: Decoder[Request] = Decoder(Request, "request")
 reply_decoder: Decoder[Reply] = Decoder(Reply, "reply")

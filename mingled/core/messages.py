@@ -48,9 +48,10 @@ LABELS_MAX = 1_024
 PLACES_MAX = 256
 """To be tested by one daemon at once, for doctor."""
 
-Fate = Literal["running", "left", "lost", "unwatched"]
-"""What is known of a member of a sealed round. `unwatched`: its daemon is gone, and its host may
-well go on."""
+Fate = Literal["running", "finished", "left", "lost", "unwatched"]
+"""What is known of a member of a sealed round. `finished`: its work is done, and it waits for the
+others; its end is no loss any more. `unwatched`: its daemon is gone, and its host may well go
+on."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -324,14 +325,15 @@ class Dismiss(Message, tag="dismiss", frozen=True, kw_only=True):
 
 
 class Ended(Message, tag="ended", frozen=True, kw_only=True):
-    """Follower to leader: a released participant of mine is no more."""
+    """Follower to leader: a released participant of mine is no more, or has finished."""
 
     claim: Nonce
     round: int
     participant: ParticipantId
-    left: bool
+    how: Literal["finished", "left", "lost"]
     reason: str
     again: bool = False  #: its process joins anew: the next round is to wait for it
+    closes: bool = False  #: the run is over: whoever waits for a next round is to be told so
 
 
 class Gone(Message, tag="gone", frozen=True, kw_only=True):
@@ -346,10 +348,18 @@ class Gone(Message, tag="gone", frozen=True, kw_only=True):
     again: bool = False  #: its process joins anew: the next round is to wait for it
 
 
+class Waiting(Message, tag="waiting", frozen=True, kw_only=True):
+    """Leader to the members of its running round: so many wait for the next one."""
+
+    claim: Nonce
+    round: int
+    count: int
+
+
 class Attach(Message, tag="attach", frozen=True, kw_only=True):
     """A daemon of a sealed round to the leader's: after a loss of the link, a restart of either,
     and again when another of its participants is back. These are here and watched. Answered by
-    Attached, or by Refuse where the round is not known (yet)."""
+    Attached, by Passed, or by Refuse where the round is not known (yet)."""
 
     version: tuple[int, int] = VERSION
     label: Label
@@ -368,6 +378,14 @@ class Attached(Message, tag="attached", frozen=True, kw_only=True):
     members: tuple[Member, ...]
     fates: tuple[Fate, ...]  #: of each member
     returning: tuple[int, ...] = ()  #: ranks of those that join anew
+
+
+class Passed(Message, tag="passed", frozen=True, kw_only=True):
+    """To Attach: that round is over here, a newer one has been sealed."""
+
+    claim: Nonce
+    round: int  #: that was asked for
+    newer: int
 
 
 class Ping(Message, tag="ping", frozen=True, kw_only=True):
@@ -497,8 +515,10 @@ type_of_peer_messages = (
     | Dismiss
     | Ended
     | Gone
+    | Waiting
     | Attach
     | Attached
+    | Passed
     | Ping
     | Pong
     | Hail

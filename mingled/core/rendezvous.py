@@ -111,6 +111,14 @@ class Rendezvous:
                 found = self._seat(event.participant)
                 if found:
                     found[0].desk.vanished(found[1], now)
+            case events.ClientAlive():
+                found = self._seat(event.participant)
+                if found:
+                    found[1].alive(now)
+            case events.ClientFinished():
+                found = self._seat(event.participant)
+                if found:
+                    found[0].rounds.finished(event.participant, now)
             case events.HolderEnded():
                 found = self._seat(event.participant)
                 if found:
@@ -203,7 +211,14 @@ class Rendezvous:
             case events.LeaveAsked():
                 job = self.jobs.get(event.job)
                 count = (
-                    job.desk.leave(event.uid, event.participant, event.lost, event.reason, now)
+                    job.desk.leave(
+                        event.uid,
+                        event.participant,
+                        event.lost,
+                        event.reason,
+                        now,
+                        closes=event.closes,
+                    )
                     if job
                     else 0
                 )
@@ -337,7 +352,8 @@ class Rendezvous:
             if job is None or not job.attachments.attach(
                 event.link, message, unbound.local, unbound.remote, now
             ):
-                self._ctx.send(event.link, stale(message.claim, self._ctx.host))
+                refusal = stale(message.claim, self._ctx.host)
+                self._ctx.send(event.link, job.attachments.refusal(message) if job else refusal)
                 self._unbound[event.link] = unbound  # it may ask for another round
             return
         elif self._hails.received(event.link, unbound.remote, message):

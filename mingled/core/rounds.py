@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from mingled.core import actions
 from mingled.core.config import Member
 from mingled.core.held import Held
-from mingled.core.messages import Ended, Fate, Gone, Message
-from mingled.core.words import ParticipantId
+from mingled.core.messages import NAMES_SHOWN_MAX, Ended, Fate, Gone, Message, Passed, Waiting
+from mingled.core.words import ParticipantId, distinct
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
@@ -46,13 +46,61 @@ class Rounds:
     # ------------------------------------------------------------ who is still there
 
     def seat_ended(
-        self, participant: ParticipantId, left: bool, reason: str, now: float, *, again: bool
+        self,
+        participant: ParticipantId,
+        left: bool,
+        reason: str,
+        now: float,
+        *,
+        again: bool,
+        closes: bool = False,
     ) -> None:
-        """A local member is no more. `again`: its process has joined anew, for the next round."""
+        """A local member is no more. `again`: its process has joined anew, for the next round;
+        `closes`: with it the run is over."""
         for held in self.helds:
             seats = self._job.seats.values()
-            held.seat_ended(participant, left, reason, seats, now, again=again)
+            held.seat_ended(participant, left, reason, seats, now, again=again, closes=closes)
+            if closes and held.leads and held.member(participant) is not None:
+                self._close(held, now)
         self._job.progressed(now)
+
+    def finished(self, participant: ParticipantId, now: float) -> None:
+        """A local member's work is done."""
+        for held in self.helds:
+            held.finished(participant, self._job.seats.values(), now)
+        self._job.progressed(now)
+
+    def disown(self, participant: ParticipantId, reason: str) -> None:
+        """The others go on without a local member: it is told, and may join again."""
+        for held in self.helds:
+            member = held.member(participant)
+            if member is not None:
+                word = held.word(member, "lost", reason)
+                self._ctx.do(actions.Tell(participant=participant, message=word))
+
+    def passed_by(self, key: RoundKey, newer: int, now: float) -> None:
+        """A newer round was sealed without us, who were lost to the others for a while."""
+        held = self.get(key)
+        if held is not None and not held.leads and newer > held.round:
+            held.disown(f"round {newer} was sealed without it", self._job.seats.values(), now)
+            self._job.progressed(now)
+
+    def _close(self, held: Held, now: float) -> None:
+        """At the hub: the run is over, if nobody of the round works on."""
+        if held.working or self._job.claim is None:
+            return
+        hosts = distinct((m.host, m.address) for m in held.members.values())[:NAMES_SHOWN_MAX]
+        self._job.claim.close(
+            f"the run has ended: round {held.round} has finished on {', '.join(hosts)}; start a "
+            "new run with the same line on every machine",
+            now,
+        )
+
+    def waiting(self, count: int) -> None:
+        """At the hub: so many wait for the next round. Of a broken one everybody knows enough."""
+        newest = self.newest
+        if newest is not None and newest.leads and newest.whole:
+            newest.tell_waiting(count, self._job.seats.values())
 
     def link_closed(self, link: int, fate: Fate, reason: str, ago_s: float, now: float) -> None:
         needed = frozenset(h.key for h in self.helds if h.needs(link))
@@ -102,15 +150,21 @@ class Rounds:
 
     def received(self, link: int, message: Message, now: float) -> None:
         """Whatever came over a link; only what is said of a round here changes one."""
-        if not isinstance(message, Ended | Gone):
+        if not isinstance(message, Ended | Gone | Passed | Waiting):
             return
         held = self.get((message.claim, message.round))
         if held is None:
             return
         if isinstance(message, Ended):
-            held.ended(link, message, self._job.seats.values(), now)
-        elif link == held.hub:
+            if held.ended(link, message, self._job.seats.values(), now) and message.closes:
+                self._close(held, now)
+        elif link == held.hub and isinstance(message, Gone):
             held.gone(message, self._job.seats.values(), now)
+        elif link == held.hub and isinstance(message, Passed):
+            self.passed_by(held.key, message.newer, now)
+        elif link == held.hub and isinstance(message, Waiting):
+            held.tell_waiting(message.count, self._job.seats.values())
+            return
         self._job.progressed(now)
         self._job.settle(now)
 

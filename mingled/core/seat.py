@@ -16,11 +16,13 @@ class Seat:
 
     __slots__ = (
         "adopt_by",
+        "beats_missed",
         "before",
         "config",
         "connected",
         "deadline",
         "ending",
+        "expect_at",
         "found_at",
         "hint_at",
         "holder",
@@ -52,6 +54,8 @@ class Seat:
         self.adopt_by: float | None = None
         #: why it ended while its round's outcome was still open, None while it lives
         self.ending: str | None = None
+        self.expect_at: float | None = None  #: the next Alive of its client, at the latest
+        self.beats_missed = 0
 
     @property
     def waiting(self) -> bool:
@@ -77,6 +81,12 @@ class Seat:
             wait=self.join.wait,
             before=self.before,
         )
+
+    def alive(self, now: float) -> None:
+        """Its client has said so, is released, or is back: the next time is expected from now."""
+        self.beats_missed = 0
+        if self.join.heartbeat_s is not None and not self.waiting:
+            self.expect_at = now + self.join.heartbeat_s
 
     def who(self) -> str:
         return f"pid {self.holder.pid} of {self.holder.user}"

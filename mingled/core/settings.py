@@ -87,6 +87,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     silence_sealed_s: float = 15.0
     """... and in a sealed round no sooner than this: torch's own patience (5 s, three times)."""
 
+    heartbeats_missed: int = 10
+    """A client that says Alive, and has missed so many in a row, is stopped: lost. Counted, not
+    measured, so that a machine that was suspended as a whole loses nobody at its resume."""
+
     link_stale_s: float = 30.0
     """A link that stays silent for this long although its other side answers fresh connections is
     of no use: something between has forgotten it."""

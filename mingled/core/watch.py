@@ -261,6 +261,11 @@ class Watches:
                 watch.answers -= 1
                 if watch.answers <= 0:
                     self._there(watch, now)
+            case messages.Passed() if watch.link is None:
+                self._job.rounds.passed_by((message.claim, message.round), message.newer, now)
+                watch.answers -= 1
+                if watch.answers <= 0:
+                    self._there(watch, now)
             case messages.Attached() if watch.link is None:
                 self._attached(link, message, watch, now)
             case _:

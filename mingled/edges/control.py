@@ -279,6 +279,10 @@ class Control:
                         participant=self._joined(client), proof=request.proof, reason=request.reason
                     )
                 )
+            case local.Alive():
+                self._emit(events.ClientAlive(participant=self._joined(client)))
+            case local.Finished():
+                self._emit(events.ClientFinished(participant=self._joined(client)))
             case local.Leave():
                 self._requests[self._count] = client
                 self._emit(
@@ -289,6 +293,7 @@ class Control:
                         participant=request.participant,
                         lost=request.lost,
                         reason=request.reason,
+                        closes=request.closes,
                     )
                 )
             case local.Adopt():
@@ -357,5 +362,5 @@ class Control:
     @staticmethod
     def _joined(client: _Client) -> ParticipantId:
         if client.participant is None:
-            raise BadInput("a store is opened by rank 0 of a job; join one on this connection")
+            raise BadInput("only a participant can say that; join a job on this connection")
         return client.participant

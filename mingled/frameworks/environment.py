@@ -11,7 +11,7 @@ as a wish; a value that somebody changed since then is a wish again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -109,12 +109,32 @@ class Environment(msgspec.Struct, frozen=True):
         return kept | self.values
 
 
-def environment(config: Config, *, present: Mapping[str, str]) -> Environment:
-    """The variables of `config` for a process or shell whose environment is `present`."""
+_NPROC = ("NPROC_PER_NODE", "GLOBAL_RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+AGENT = frozenset(
+    v.name
+    for v in VARIABLES
+    if v.name.startswith("MINGLE_") and v.name.removeprefix("MINGLE_") not in _NPROC
+)
+"""For torch's own agent, which gives its workers MASTER_ADDR and ranks itself, and knows alone how
+many processes each node has; and which must not inherit PET_*."""
+
+
+def agent_environment(config: Config, *, present: Mapping[str, str]) -> dict[str, str]:
+    """What the torchrun plugin sets for the workers of its agent, the interface included."""
+    return environment(config, present=present, only=AGENT).values
+
+
+def environment(
+    config: Config, *, present: Mapping[str, str], only: Collection[str] | None = None
+) -> Environment:
+    """The variables of `config` for a process or shell whose environment is `present`. `only`: of
+    the rendezvous variables no others."""
     values = {
         variable.name: value
         for variable in VARIABLES
-        if config.form in variable.forms and (value := variable.value(config)) is not None
+        if config.form in variable.forms
+        and (only is None or variable.name in only)
+        and (value := variable.value(config)) is not None
     }
     wishes = defaults(present)
     replaced = [

@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from mingled import client
-from mingled.cli.watch import reattach
 from mingled.core import local
 from mingled.core.codec import encode
 from mingled.core.config import Config
 from mingled.core.words import Form, JobId
 from mingled.errors import DaemonError
 from mingled.namespaces import network_namespace
+from mingled.watching import reattach
 
 from . import running
 from .fake_daemon import JOB, FakeDaemon, config, gone, ready, who

@@ -127,10 +127,13 @@ PEER: tuple[messages.Message, ...] = (
     ),
     messages.Redirect(claim=CLAIM, advert=ADVERT, host="gpu1"),
     messages.Dismiss(claim=CLAIM, reason="rank 0 has ended"),
-    messages.Ended(claim=CLAIM, round=1, participant=WHO, left=False, reason="exit 1", again=True),
+    messages.Ended(claim=CLAIM, round=1, participant=WHO, how="lost", reason="exit 1", again=True),
+    messages.Ended(claim=CLAIM, round=1, participant=WHO, how="left", reason="leave", closes=True),
     messages.Gone(
         claim=CLAIM, round=1, rank=3, how="lost", reason="silent for 15 s", ago_s=15.5, again=True
     ),
+    messages.Waiting(claim=CLAIM, round=1, count=2),
+    messages.Passed(claim=CLAIM, round=1, newer=3),
     messages.Attach(label=LABEL, claim=CLAIM, round=1, node=CARD, members=(MEMBER,)),
     messages.Attached(
         claim=CLAIM, round=1, node=NODE, members=(MEMBER,), fates=("unwatched",), returning=(0,)
@@ -188,6 +191,7 @@ REQUESTS: tuple[local.Local, ...] = (
         interfaces=("eth0",),
         subnets=("10.0.0.0/24",),
     ),
+    local.Join(job=JOB, form=Form.PLAIN, rank=0, heartbeat_s=1.0),
     local.Reattach(
         join=local.Join(job=JOB, form=Form.LAUNCHER, size_min=1, size_max=1),
         participant=WHO,
@@ -195,7 +199,9 @@ REQUESTS: tuple[local.Local, ...] = (
     ),
     local.StoreOpened(proof=PROOF, port=40001),
     local.StoreFailed(proof=PROOF, reason="no memory"),
-    local.Leave(job=JOB, participant=WHO, lost=True, reason="exit 1"),
+    local.Alive(),
+    local.Finished(),
+    local.Leave(job=JOB, participant=WHO, lost=True, reason="exit 1", closes=True),
     local.Adopt(token="t0ken", pid=4711),
     local.Status(),
 )
@@ -226,7 +232,9 @@ REPLIES: tuple[local.Local, ...] = (
         how="lost",
         reason="silent for 15 s",
         ago_s=15.5,
+        again=True,
     ),
+    local.Waiting(job=JOB, round=1, count=2),
     local.Done(count=2),
     local.Report(
         release="0.1.0",

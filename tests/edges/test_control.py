@@ -311,7 +311,7 @@ async def test_a_store_is_told_of(daemon: Daemon) -> None:
 async def test_a_store_of_nobody(daemon: Daemon, said: local.Local) -> None:
     (failed,) = await daemon.answers(encode(said))
     assert isinstance(failed, local.Failed)
-    assert (failed.code, "join one on this connection" in failed.sentence) == ("bad-input", True)
+    assert (failed.code, "join a job on this connection" in failed.sentence) == ("bad-input", True)
     assert daemon.events.empty()
 
 

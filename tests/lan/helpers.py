@@ -35,7 +35,8 @@ NOBODY = (
 
 _PRIMED = """
 import sys
-from mingled.cli import child, supervise, wait, watch
+from mingled import watching
+from mingled.cli import child, supervise, wait
 from mingled.frameworks import environment
 sys.stderr.write("primed\\n")
 sys.stdin.readline()

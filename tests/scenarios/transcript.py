@@ -240,10 +240,13 @@ class Transcript:
             case messages.Dismiss():
                 return f"Dismiss: {message.reason}"
             case messages.Ended():
-                fate = "left" if message.left else "lost"
-                return f"Ended: {self._rank(message.participant)} {fate}, {message.reason}"
+                return f"Ended: {self._rank(message.participant)} {message.how}, {message.reason}"
             case messages.Gone():
                 return f"Gone: rank {message.rank} {message.how}, {message.reason}"
+            case messages.Waiting():
+                return f"Waiting for the round after {message.round}: {message.count}"
+            case messages.Passed():
+                return f"Passed: round {message.newer} has followed round {message.round}"
             case messages.Attach():
                 return f"Attach to round {message.round}"
             case messages.Attached():
@@ -268,6 +271,8 @@ class Transcript:
                 line = gone_line(message, form)
                 if line:
                     self._user(at, host, who, line)
+            case local.Waiting():
+                self._user(at, host, who, f"{message.count} wait for the next round")
             case local.Progress():
                 self._progress(at, host, who, message)
             case _:

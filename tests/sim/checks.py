@@ -108,14 +108,20 @@ class Checks:
             self._lost(client, message)
 
     def _lost(self, client: Client, message: local.Gone) -> None:
-        """Nobody is called lost for silence who runs on a host that was in reach all the time."""
-        if not message.reason.startswith("silent"):
-            return
-        assert client.config is not None
+        """Nobody is called lost for silence who runs on a host that was in reach all the time, nor
+        as stopped who was not; and what was said to be finished cannot be lost any more."""
+        if client.config is None:
+            return  # it ended while the outcome of its round was open
+        finished = [m for m in client.heard if isinstance(m, local.Gone) and m.how == "finished"]
+        known = (message.round, message.rank) in [(m.round, m.rank) for m in finished]
+        ensure(not known, f"{client}: told that it is lost after it had finished: {message}")
         participant = client.config.members[message.rank].participant
-        gone = self._world.clients[ParticipantId(participant)].gone
-        excused = self._world.harmed or self._world.air.loss > 0.3
-        ensure(gone or excused, f"{client}: told a lie: {message}")
+        member = self._world.clients[ParticipantId(participant)]
+        if message.reason.startswith("stopped"):
+            ensure(member.gone or member.stopped_until > 0, f"{client}: told a lie: {message}")
+        elif message.reason.startswith("silent"):
+            excused = self._world.harmed or self._world.air.loss > 0.3
+            ensure(member.gone or excused, f"{client}: told a lie: {message}")
 
     def let_go(self, participant: ParticipantId) -> None:
         pass

@@ -24,6 +24,8 @@ class Client:
         self.config: Config | None = None
         self.failure: local.Failed | None = None
         self.gone = False
+        self.finished = False
+        self.stopped_until = 0.0  #: it says nothing before that, as if SIGSTOP had come
         self.heard: list[local.Local] = []
 
     @property

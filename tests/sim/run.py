@@ -79,6 +79,8 @@ def _play(scenario: Scenario) -> None:
     world.clock.run_until(world.clock.now + LIVENESS_S + GRACE_S + 5.0)
     for client in expected:
         ensure(client.config is not None, f"once all is well, {client}: never released")
+    uninformed = scenario.told_of_waiters()
+    ensure(not uninformed, f"not told that somebody waits: {[str(c) for c in uninformed]}")
     scenario.everybody_leaves()
     world.clock.run_until(world.clock.now + EMPTY_S)
     world.checks.empty()

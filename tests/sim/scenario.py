@@ -33,6 +33,8 @@ class Scenario:
 
     def __init__(self, seed: int, hosts: int | None = None) -> None:
         self.rng = rng = random.Random(seed)
+        #: for what came later, so that a seed that shows something goes on to show it
+        self.extra = random.Random(f"{seed} extra")
         self.hosts = hosts or rng.randint(1, 6)
         self.air = Air(
             rng,
@@ -49,6 +51,7 @@ class Scenario:
         self.jobs = [JobId(f"job-{k}") for k in range(rng.choice((1, 1, 2)))]
         self.shape = {job: rng.choice(SHAPES) for job in self.jobs}
         self.size = {job: rng.randint(1, self.hosts + 1) for job in self.jobs}
+        self.fresh: list[Client] = []  #: of the last wave
         self._pids = 0
 
     # ------------------------------------------------------------ clients
@@ -78,6 +81,8 @@ class Scenario:
             last_call_s=rng.choice((None, None, 0.5)),
             stop_grace_s=rng.choice((5.0, 10.0)),
         )
+        if not join.adopt and self.extra.random() < 0.25:
+            join = msgspec.structs.replace(join, heartbeat_s=1.0)
         holder = Holder(
             pid=self._pids,
             identity=f"{self._pids}",
@@ -131,9 +136,17 @@ class Scenario:
         client = rng.choice(there)
         daemon = world.daemons[client.host]
         how = rng.choice(("vanish", "leave", "kill", "again", "other size", "other user"))
+        if self.extra.random() < 0.25:
+            how = self.extra.choice(("finish", "stop"))
         world.note(client.host, f"{client}: {how}")
         if how == "leave":
-            world.leave(client, lost=rng.random() < 0.5)
+            world.leave(client, lost=rng.random() < 0.5, closes=self.extra.random() < 0.2)
+        elif how == "finish":
+            client.finished = True
+            world.finish(client)
+        elif how == "stop":
+            stop_s = self.extra.choice((3.0, 25.0))
+            client.stopped_until = min(FAULTS_END_S, world.clock.now + stop_s)
         elif how in ("again", "other size", "other user"):
             self._join_beside(client, how)
         else:
@@ -351,6 +364,7 @@ class Scenario:
         for job in self.jobs:
             keep = [c for c in kept[job] if c.waits]
             fresh = [self.client(job, r, LIVENESS_S) for r in self.ranks(job)[len(keep) :]]
+            self.fresh += fresh
             for client in fresh:
                 client.runs_s = 3 * LIVENESS_S
                 client.join = msgspec.structs.replace(client.join, wait=True)
@@ -359,6 +373,22 @@ class Scenario:
             # With a range, a round of the first few is right, and the last waits for the next.
             expected += together if self.shape[job] != "range" else []
         return expected
+
+    def told_of_waiters(self) -> list[Client]:
+        """Whoever of the last wave is in a running round although somebody of it still waits, and
+        does not know that."""
+        uninformed = []
+        for job in self.jobs:
+            wave = [c for c in self.fresh if c.join.job == job and not c.gone]
+            if not any(c.waits for c in wave):
+                continue
+            news = (local.Waiting, local.Gone)
+            uninformed += [
+                c
+                for c in wave
+                if c.config is not None and not any(isinstance(m, news) for m in c.heard)
+            ]
+        return uninformed
 
     def everybody_leaves(self) -> None:
         for client in self.world.clients.values():

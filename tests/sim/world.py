@@ -298,6 +298,7 @@ class World:
             self.soon(daemon, adopt, self.rng.random())
             client.holder = holder
         self.clock.at(self.clock.now + client.runs_s + 2.0, lambda: self._ends(client, ended))
+        self.beat(client)
 
     def _ends(self, client: Client, ended: Event) -> None:
         client.gone = True
@@ -340,7 +341,26 @@ class World:
             vanished = events.ClientVanished(participant=client.participant)
             self.deliver(self.daemons[client.host], vanished)
 
-    def leave(self, client: Client, *, lost: bool = False) -> None:
+    def finish(self, client: Client) -> None:
+        """Its work is done; it stays."""
+        finished = events.ClientFinished(participant=client.participant)
+        self.deliver(self.daemons[client.host], finished)
+
+    def beat(self, client: Client) -> None:
+        """From now on it says that it lives, unless it is stopped."""
+        every_s = client.join.heartbeat_s
+        if every_s is None or client.gone:
+            return
+
+        def alive() -> None:
+            if self.clock.now >= client.stopped_until:
+                said = events.ClientAlive(participant=client.participant)
+                self.deliver(self.daemons[client.host], said)
+            self.beat(client)
+
+        self.clock.at(self.clock.now + every_s, alive)
+
+    def leave(self, client: Client, *, lost: bool = False, closes: bool = False) -> None:
         self._requests += 1
         client.gone = True
         self.deliver(
@@ -352,6 +372,7 @@ class World:
                 participant=client.participant,
                 lost=lost,
                 reason="",
+                closes=closes,
             ),
         )
 

@@ -1,4 +1,4 @@
-"""The news of a round while CMD runs, and a new daemon to bring it when the old one has ended.
+"""The news of a round while it runs, and a new daemon to bring it when the old one has ended.
 
 Training does not need the daemon: its end stops nothing. But from then on nobody watches this
 participant, and it hears nothing of the others, until a daemon here takes it back (`Reattach`).
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 
 from mingled import client
-from mingled.cli.child import announce
-from mingled.cli.display import Display
 from mingled.core import local
 from mingled.core.codec import encode
 from mingled.errors import DaemonError, MingleError
@@ -25,27 +24,47 @@ PAUSE_MAX_S = 5.0
 CONNECT_S = 0.2
 """For one try: meanwhile nobody forwards signals."""
 
+News = local.Gone | local.Waiting
+
 
 class Watch:
-    """Of one lease, while CMD runs. Never waits: `news` takes what is there, `due` says when to ask
-    again at the latest (on the clock of `time.monotonic`)."""
+    """Of one lease. Never waits: `news` takes what is there, `due` says when to ask again at the
+    latest (on the clock of `time.monotonic`)."""
 
-    def __init__(self, lease: client.Lease, display: Display) -> None:
+    def __init__(
+        self,
+        lease: client.Lease,
+        *,
+        line: Callable[[str], None],
+        told: client.Told,
+        announce: Callable[[client.Connection], None] = lambda connection: None,
+    ) -> None:
+        """`line` takes what a person is to know of the daemon, without the job's name; `told` what
+        the daemon itself says to people; `announce` each connection that news comes over."""
         self._lease = lease
-        self._display = display
+        self._line = line
+        self._told = told
+        self._announce = announce
         self._connection: client.Connection | None = lease.connection
         self._asked = False  #: Reattach was sent and is not answered
         self._private_only = False
         self._pause_s = PAUSE_FIRST_S
         self.due: float | None = None  #: of the next try, or of the answer to the last
+        self.attachments = 0  #: how often another daemon has taken the participant back
+        self.gave_up = False  #: it is unwatched for good: `mingle leave`, or refused
         announce(lease.connection)
 
-    def news(self) -> list[local.Gone]:
-        """What has become of members since the last call."""
+    @property
+    def source(self) -> client.Connection | None:
+        """What becomes readable when there may be news; None while there is no daemon."""
+        return self._connection
+
+    def news(self) -> list[News]:
+        """What has become of members, and how many wait, since the last call."""
         if self.due is not None and time.monotonic() >= self.due:
             self._drop()
             self._try()
-        found = []
+        found: list[News] = []
         while self._connection is not None:
             try:
                 message = self._connection.pending()
@@ -55,25 +74,35 @@ class Watch:
             match message:
                 case None:
                     break
-                case local.Gone():
+                case local.Gone() | local.Waiting():
                     found.append(message)
                 case local.Done() if self._asked:
                     self._reattached()
                 case local.Failed():
                     self._failed(message)
                 case _:
-                    self._display.told(message)
+                    self._told(message)
         return found
 
+    def send(self, message: local.Local) -> None:
+        """Say something that is not answered, if a daemon listens; its end is noticed by `news`."""
+        if self._connection is None or self._asked:
+            return
+        try:
+            self._connection.send(message)
+        except DaemonError:
+            self._ended()
+
     def close(self) -> None:
-        """CMD has ended: what was begun with a new daemon is left. The lease keeps its own."""
+        """No more news is wanted: what was begun with a new daemon is left. The lease keeps its
+        own."""
         if self._asked:
             self._drop()
 
     def _ended(self) -> None:
         """The daemon has hung up."""
         if not self._asked:
-            self._display.line("the daemon ended; training goes on unwatched until one is back")
+            self._line("the daemon ended; training goes on unwatched until one is back")
         self._later()
 
     def _later(self) -> None:
@@ -93,7 +122,7 @@ class Watch:
                 self._lease.join.job, private_only=self._private_only, patience_s=CONNECT_S
             )
             self._connection, self._asked = connection, True
-            announce(connection)
+            self._announce(connection)
             connection.send(reattach(self._lease))
             self.due = time.monotonic() + client.REPLY_S
         except DaemonError:
@@ -105,7 +134,8 @@ class Watch:
         assert self._connection is not None
         self._lease.connection = self._connection
         self._asked, self.due, self._pause_s = False, None, PAUSE_FIRST_S
-        self._display.line("a daemon is back: training is watched again")
+        self.attachments += 1
+        self._line("a daemon is back: training is watched again")
 
     def _failed(self, message: local.Failed) -> None:
         """It does not take us back, or it has ended the lease: `mingle leave`, a newer join."""
@@ -121,7 +151,8 @@ class Watch:
 
     def _give_up(self, sentence: str) -> None:
         self._drop()
-        self._display.told(local.Notice(kind="warning", sentence=f"{sentence}; unwatched from now"))
+        self.gave_up = True
+        self._told(local.Notice(kind="warning", sentence=f"{sentence}; unwatched from now"))
 
 
 def reattach(lease: client.Lease) -> local.Reattach:
