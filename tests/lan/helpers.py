@@ -103,6 +103,13 @@ class Running:
         assert not missing, f"{self._name} never said {missing}, but:\n{self.out}\n{self.err}"
         return said
 
+    def until_true(self, holds: Callable[[], bool]) -> None:
+        """Block until `holds`, which is about what was said, does: asked at each new line."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: self._open == 0 or holds(), PATIENCE_S)
+        came = done and holds()
+        assert came, f"{self._name} never came to it:\n{self.out}\n{self.err}"
+
     def says_after(self, act: Callable[[], object], text: str) -> None:
         """Do `act`, then block until `text` was said once more than before it."""
         before = self.err.count(text)
