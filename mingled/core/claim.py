@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mingled.core import actions, local, messages
+from mingled.core.alike import Alike
 from mingled.core.codec import check_version
 from mingled.core.contest import Contests
 from mingled.core.events import Address
@@ -16,6 +17,7 @@ from mingled.core.reach import NAT_ADVICE, bare_advert, behind_nat, scoped_adver
 from mingled.core.roster import Present, missing_ranks
 from mingled.core.seal import Seal
 from mingled.core.seat import Seat, owner_conflict, rank_conflict, shape_conflict
+from mingled.core.software import same_conflict
 from mingled.core.survey import Survey
 from mingled.core.table import State
 from mingled.core.words import Form, NodeId, Nonce, ParticipantId, Standing
@@ -67,6 +69,7 @@ class Claim:
         self.arrivals: dict[ParticipantId, int] = {}
         self._arrived = 0
         self.released: set[ParticipantId] = set()
+        self.alike = Alike(self)
         self.survey = Survey(self)
         self.seal = Seal(self)
         self._translated: set[NodeId] = set()  #: behind NAT, and said so
@@ -371,7 +374,8 @@ class Claim:
                 return sentence
         return None
 
-    def _where(self, present: Present) -> str:
+    def where(self, present: Present) -> str:
+        """For sentences."""
         if not present.address:
             return self.job.home.here()
         return f"{present.host} ({present.address})"
@@ -379,7 +383,7 @@ class Claim:
     def conflict(self, entry: Entry, there: str, node: NodeId) -> str | None:
         """Why this one cannot be in a round with those who are present, naming both sides."""
         for other in self.present():
-            here = self._where(other)
+            here = self.where(other)
             if other.entry.participant == entry.participant:
                 return f"one participant is stated twice, by {here} and by {there}"
             sentence = shape_conflict(other.entry, entry, here=here, there=there)
@@ -387,11 +391,14 @@ class Claim:
                 return sentence
             if entry.rank is not None and entry.rank == other.entry.rank:
                 return rank_conflict(entry.rank, here=here, there=there)
+            sentence = same_conflict(other.entry.stated, entry.stated, here=here, there=there)
+            if sentence is not None:
+                return sentence
         for session in self.sessions.values():
             # A node settles itself which of its own processes holds a rank.
             if session.card.node != node and entry.rank in [e.rank for e in session.plain]:
                 return rank_conflict(entry.rank or 0, here=session.there, there=there)
-        return None
+        return self.alike.conflict(entry, there)
 
     def _refuse(self, link: int, code: str, sentence: str, *, close: bool) -> None:
         self.ctx.send(link, messages.Refuse(claim=self.nonce, code=code, sentence=sentence))

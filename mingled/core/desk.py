@@ -9,6 +9,7 @@ from mingled.core.events import AdoptAsked, Holder, JoinAsked, ReattachAsked
 from mingled.core.home import NO_WISH, Wish
 from mingled.core.reach import permitted
 from mingled.core.seat import Seat, failed_by, rank_conflict, shape_conflict, tell_failed
+from mingled.core.software import own_flaw, same_conflict
 from mingled.core.table import BETWEEN, OUTCOME_OPEN, Trigger
 from mingled.core.words import Form, ParticipantId
 from mingled.errors import (
@@ -118,12 +119,16 @@ class Desk:
         if flaw is not None:
             return flaw
         sentence = None if seat.join.wait else self._job.rounds.runs(now)
+        sentence = sentence or own_flaw(entry.stated)
         if sentence is not None:
             return Refused(f"{where}: {sentence}")
         for other in self._job.waiting():
-            sentence = shape_conflict(other.entry(), entry, here=other.who(), there=seat.who())
+            mine, here, there = other.entry(), other.who(), seat.who()
+            sentence = shape_conflict(mine, entry, here=here, there=there)
             if sentence is None and entry.rank is not None and other.join.rank == entry.rank:
-                sentence = rank_conflict(entry.rank, here=other.who(), there=seat.who())
+                sentence = rank_conflict(entry.rank, here=here, there=there)
+            if sentence is None:
+                sentence = same_conflict(mine.stated, entry.stated, here=here, there=there)
             if sentence is not None:
                 return Refused(f"{where}: {sentence}")
         twin = None if seat.join.adopt else self._plain_twin(seat)

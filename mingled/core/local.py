@@ -13,6 +13,7 @@ from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Config
 from mingled.core.messages import Fate, Running, Seen, check_shape
 from mingled.core.peers import check_peers, check_subnets
+from mingled.core.software import Software, check_items
 from mingled.core.words import Form, JobId, Nonce, ParticipantId
 from mingled.errors import BadInput
 
@@ -65,11 +66,14 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     subnets: tuple[str, ...] = ()  #: ... or what lies in these, in CIDR notation
     #: once released the client says Alive this often: a process that is stopped is lost, too
     heartbeat_s: float | None = None
+    software: Software | None = None  #: that it would run
+    require_same: tuple[str, ...] = ()  #: of that, what is to be the same for all
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc, self.job)
         check_peers(self.peers, f"job {self.job}: ")
         check_subnets(self.subnets, f"job {self.job}: ")
+        check_items(self.require_same)
         for name, value in (("last call", self.last_call_s), ("stop grace", self.stop_grace_s)):
             if value is not None and not 0 <= value <= PAUSE_MAX_S:
                 raise BadInput(
@@ -83,6 +87,11 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
             )
         if beat_s is not None and self.adopt:
             raise BadInput(f"job {self.job}: whoever adopts a lease says nothing: no heartbeat_s")
+
+    @property
+    def compares(self) -> bool:
+        """There is somebody to compare software with, or it is to be known anyway."""
+        return self.size_max != 1 or bool(self.require_same)
 
     @property
     def wish(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -13,6 +13,7 @@ import msgspec
 
 from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Member
+from mingled.core.software import Software, Stated, check_items
 from mingled.core.words import (
     NPROC_MAX,
     SIZE_MAX,
@@ -72,11 +73,18 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     any_user: bool = False  #: other users' participants are welcome
     wait: bool = True  #: for the next round, if one runs
     before: int | None = None  #: its rank in the job's last round, if it was in it
+    software: Software | None = None  #: that it would run
+    require_same: tuple[str, ...] = ()  #: of that, what is to be the same for all
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc)
+        check_items(self.require_same)
         if self.before is not None and not 0 <= self.before < SIZE_MAX:
             raise BadInput(f"an earlier rank {self.before} is not between 0 and {SIZE_MAX - 1}")
+
+    @property
+    def stated(self) -> Stated:
+        return Stated(self.software, self.require_same)
 
 
 def check_shape(
@@ -243,6 +251,7 @@ class Prepare(Message, tag="prepare", frozen=True, kw_only=True):
     ring_ports: tuple[int, ...]  #: of each member's node, by rank
     store: bool = False  #: rank 0's own store listens there already, and says no nonce
     warning: str = ""  #: for the people, should it come to a round
+    differences: tuple[str, ...] = ()  #: between the members' software, for the people as well
 
 
 class Ack(Message, tag="ack", frozen=True, kw_only=True):
@@ -284,6 +293,7 @@ class Admit(Message, tag="admit", frozen=True, kw_only=True):
 
     claim: Nonce
     master_port: int
+    differences: tuple[str, ...] = ()  #: from the software of those who are there, for the people
 
 
 class Rival(Message, tag="rival", frozen=True, kw_only=True):

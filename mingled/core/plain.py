@@ -63,10 +63,12 @@ class Plain:
         if self.port is None or not (plain or session.plain):
             return
         claim = self._claim
+        differences = claim.alike.from_us(session, plain)
         claim.released.update(e.participant for e in plain)
         session.plain += tuple(plain)
         session.entries = tuple(e for e in session.entries if e.form is not Form.PLAIN)
-        self._ctx.send(session.link, messages.Admit(claim=claim.nonce, master_port=self.port))
+        admit = messages.Admit(claim=claim.nonce, master_port=self.port, differences=differences)
+        self._ctx.send(session.link, admit)
 
     def _release(self, now: float) -> None:
         assert self.port is not None

@@ -27,6 +27,7 @@ from mingled.core.reach import (
     ways,
 )
 from mingled.core.roster import config_of, plain_config
+from mingled.core.software import ITEMS_MAX
 from mingled.core.survey import Surveyed
 from mingled.core.table import State, Trigger
 from mingled.core.words import Form, Nonce, ParticipantId, Standing
@@ -449,7 +450,8 @@ class Pursuit:
                     local=proven,
                     leader_link=(scoped(self.remote, self.local.interface), leader.port),
                 )
-                job.warn(seat, prepare.warning)
+                for sentence in (prepare.warning, *_shown(prepare.differences)):
+                    job.warn(seat, sentence)
                 job.release(seat, config, now)
         released = {m.participant for m in prepare.members}
         self._told = tuple(e for e in self._told or () if e.participant not in released)
@@ -469,4 +471,11 @@ class Pursuit:
                     local=self.local,
                     leader_host=self.leader.host,
                 )
+                for sentence in _shown(message.differences):
+                    self._job.warn(seat, sentence)
                 self._job.release(seat, config, now)
+
+
+def _shown(sentences: tuple[str, ...]) -> list[str]:
+    """From a peer: not more than there can be, nor longer."""
+    return [s[: messages.TEXT_CHARS_MAX] for s in sentences[:ITEMS_MAX]]

@@ -41,6 +41,7 @@ class _Attempt(msgspec.Struct, kw_only=True):
     chosen: tuple[Present, ...]
     choice: Choice  #: of rank 0's address
     store: bool  #: rank 0's client opens the port itself
+    differences: tuple[str, ...]  #: between the members' software
     port: int = 0
     members: tuple[Member, ...] = ()
     links: dict[NodeId, int]  #: every other node of the round
@@ -116,6 +117,7 @@ class Seal:
             chosen=chosen,
             choice=choice,
             store=seat.join.store,
+            differences=self._claim.alike.between(chosen),
             links=links,
             unacked=set(links),
             paths=Paths(self._claim.job.job, home, self._ctx.node, choice.master.interface),
@@ -182,6 +184,7 @@ class Seal:
                     ring_ports=ring_ports,
                     store=attempt.store,
                     warning=choice.warning,
+                    differences=attempt.differences,
                 ),
             )
         attempt.paths.ring(proof, attempt.members, ring_ports, choice.master.address)
@@ -316,6 +319,7 @@ class Seal:
             self._ctx.ports[attempt.port] = job.job
         participants = {p.entry.participant for p in attempt.chosen}
         claim.released |= participants
+        claim.alike.sealed(attempt.chosen)
         for session in claim.sessions.values():
             session.entries = tuple(e for e in session.entries if e.participant not in participants)
         held = Held(
@@ -347,7 +351,8 @@ class Seal:
         if seat is None or member.node != self._ctx.node:
             return
         master = attempt.choice.master
-        job.warn(seat, attempt.choice.warning)
+        for sentence in (attempt.choice.warning, *attempt.differences):
+            job.warn(seat, sentence)
         config = config_of(
             member,
             attempt.members,

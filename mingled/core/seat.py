@@ -80,6 +80,8 @@ class Seat:
             any_user=self.join.any_user,
             wait=self.join.wait,
             before=self.before,
+            software=self.join.software,
+            require_same=self.join.require_same,
         )
 
     def alive(self, now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mingled.core import config, local, messages
+from mingled.core.software import Software
 from mingled.core.words import Form, JobId, Label, NodeId, Nonce, ParticipantId, Standing
 
 JOB = JobId("bert")
@@ -18,6 +19,17 @@ CARD = messages.NodeCard(
 ADVERT = messages.Advert(
     version=1, key_id="none", label=LABEL, claim=CLAIM, port=29400, addresses=("10.0.0.1",)
 )
+SOFTWARE = Software(
+    python="3.13.1",
+    torch="2.13.0+cu128",
+    cuda="12.8",
+    nccl="2.27.3",
+    driver="570.86.15",
+    git="0123456789abcdef0123456789abcdef01234567",
+    dirty=False,
+    cmd="2c26b46b68ff",
+    why=(("script", "CMD names none"),),
+)
 ENTRY = messages.Entry(
     participant=WHO,
     form=Form.LAUNCHER,
@@ -30,6 +42,8 @@ ENTRY = messages.Entry(
     any_user=True,
     wait=False,
     before=3,
+    software=SOFTWARE,
+    require_same=("torch", "git"),
 )
 RUNNING = messages.Running(round=1, since_s=12.5, hosts=("gpu1", "gpu2"), size=2)
 SEEN = (
@@ -102,6 +116,7 @@ PEER: tuple[messages.Message, ...] = (
         ring_ports=(41873,),
         store=True,
         warning="no address is reached by everybody",
+        differences=("gpu3 runs torch 2.11.0, the others 2.13.0",),
     ),
     messages.Ack(claim=CLAIM, round=1, proof=PROOF),
     messages.Nack(
@@ -111,7 +126,11 @@ PEER: tuple[messages.Message, ...] = (
     messages.Reached(claim=CLAIM, addresses=("10.1.0.1",), sources=("10.1.0.2",), done=True),
     messages.Commit(claim=CLAIM, round=1, proof=PROOF),
     messages.Abort(claim=CLAIM, round=1, proof=PROOF, reason="gpu2: no answer"),
-    messages.Admit(claim=CLAIM, master_port=29512),
+    messages.Admit(
+        claim=CLAIM,
+        master_port=29512,
+        differences=("gpu3 runs torch 2.11.0, gpu1 2.13.0",),
+    ),
     messages.Rival(claim=CLAIM, advert=ADVERT),
     messages.Contest(
         label=LABEL,
@@ -190,6 +209,8 @@ REQUESTS: tuple[local.Local, ...] = (
         peers=("gpu7", "[fd00::7]:29491"),
         interfaces=("eth0",),
         subnets=("10.0.0.0/24",),
+        software=SOFTWARE,
+        require_same=("torch", "git"),
     ),
     local.Join(job=JOB, form=Form.PLAIN, rank=0, heartbeat_s=1.0),
     local.Reattach(

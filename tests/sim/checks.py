@@ -181,6 +181,7 @@ class Checks:
             places = (host_of(c.master_addr) for c in (known, config))
             hosts = {place[0] for place in places if place is not None}
             ensure(len(hosts) <= 1, f"rank 0 of one round is on two hosts: {known} {config}")
+        self._warned(self._world.clients[participant], config)
         me = config.members[config.rank]
         ensure(me.participant == participant, f"{participant} got the rank of {me}")
         ensure(me.node == daemon.node, f"{participant} is said to be on {me.node}")
@@ -205,6 +206,35 @@ class Checks:
             ensure(size_ok, f"{client} wants {join.size_min}:{join.size_max}, not {len(members)}")
             earlier = self._sealed_in.setdefault(member.participant, key)
             ensure(earlier == key, f"{client} is in two sealed rounds: {earlier} and {key}")
+        self._alike([self._world.clients[ParticipantId(m.participant)] for m in members])
+
+    def _alike(self, clients: list[Client]) -> None:
+        """Nobody is in a round with somebody whose software differs, or may differ, in what one of
+        the two requires. Written anew, by none of the core's own means."""
+        for one in clients:
+            for item in one.join.require_same:
+                for other in clients:
+                    values = [self._certain(c, item) for c in (one, other)]
+                    same = values[0] is not None and values[0] == values[1]
+                    ensure(same, f"{one} requires the same {item} as {other}: {values}")
+
+    @staticmethod
+    def _certain(client: Client, item: str) -> str | None:
+        """What it surely runs."""
+        software = client.join.software
+        if software is None or (item == "git" and software.dirty is not False):
+            return None
+        value: str | None = getattr(software, item)
+        return value
+
+    def _warned(self, client: Client, config: Config) -> None:
+        """It was told of two versions of torch in its round before it starts."""
+        members = (self._world.clients[ParticipantId(m.participant)] for m in config.members)
+        versions = {self._certain(c, "torch") for c in members} - {None}
+        said = [m.sentence for m in client.heard if isinstance(m, local.Notice)]
+        for version in versions if len(versions) > 1 else ():
+            told = any("torch" in s and str(version) in s for s in said)
+            ensure(told, f"{client}: not told that somebody runs torch {version}: {said}")
 
     def _acknowledged(self, daemon: Daemon, config: Config) -> None:
         """Nobody is released before every other node of the roster proved the path and said so."""

@@ -10,6 +10,7 @@ import msgspec
 from mingled.core import events, local
 from mingled.core.events import Holder
 from mingled.core.messages import Advert
+from mingled.core.software import Software
 from mingled.core.words import Form, JobId, Nonce, ParticipantId
 from tests.sim.clients import Client
 from tests.sim.network import Air, addresses_of
@@ -24,6 +25,16 @@ LIVENESS_S = 60.0
 
 EMPTY_S = 60.0
 """Once everybody has left, nothing is kept for longer than this: silence is noticed by then."""
+
+SOFTWARE = (
+    *(Software(torch="2.13.0", git="a" * 40, dirty=False),) * 3,
+    Software(torch="2.11.0", git="a" * 40, dirty=False),
+    Software(torch="2.13.0", git="a" * 40, dirty=True),
+    Software(torch="2.13.0", git="b" * 40, dirty=False),
+    Software(why=(("torch", "no torch is found"),)),
+    None,
+)
+"""That a participant runs, most of them the same."""
 
 SHAPES = ("auto", "auto", "explicit", "mixed", "process", "range", "plain")
 
@@ -53,6 +64,9 @@ class Scenario:
         self.size = {job: rng.randint(1, self.hosts + 1) for job in self.jobs}
         self.fresh: list[Client] = []  #: of the last wave
         self._pids = 0
+        # A source of its own, so that older seeds still play what they played.
+        self._tastes = random.Random(f"software {seed}")
+        self.choosy = self._tastes.choice((0.0, 0.0, 0.3))
 
     # ------------------------------------------------------------ clients
 
@@ -80,6 +94,8 @@ class Scenario:
             store=form is not Form.PLAIN and rng.random() < 0.2,
             last_call_s=rng.choice((None, None, 0.5)),
             stop_grace_s=rng.choice((5.0, 10.0)),
+            software=self._software(),
+            require_same=self._requires(),
         )
         if not join.adopt and self.extra.random() < 0.25:
             join = msgspec.structs.replace(join, heartbeat_s=1.0)
@@ -92,6 +108,14 @@ class Scenario:
         )
         participant = ParticipantId(f"{rng.getrandbits(128):032x}")
         return Client(participant, join, holder, runs_s=rng.choice((0.5, 5.0, 30.0)))
+
+    def _software(self) -> Software | None:
+        return self._tastes.choice(SOFTWARE) if self.choosy else SOFTWARE[0]
+
+    def _requires(self) -> tuple[str, ...]:
+        if self._tastes.random() >= self.choosy:
+            return ()
+        return self._tastes.choice((("torch",), ("git",), ("torch", "git")))
 
     def ranks(self, job: JobId) -> list[int | None]:
         """What each of one wave asks for."""
@@ -367,7 +391,10 @@ class Scenario:
             self.fresh += fresh
             for client in fresh:
                 client.runs_s = 3 * LIVENESS_S
-                client.join = msgspec.structs.replace(client.join, wait=True)
+                join = msgspec.structs.replace(client.join, wait=True, software=SOFTWARE[0])
+                if keep:  # which run this or that, and may not fit
+                    join = msgspec.structs.replace(join, require_same=())
+                client.join = join
                 self._start(client)
             together = [*keep, *fresh]
             # With a range, a round of the first few is right, and the last waits for the next.
@@ -396,7 +423,8 @@ class Scenario:
                 self.world.leave(client)
 
     def _ordinary(self, client: Client, job: JobId) -> bool:
-        return client.join.rank is None and client.join.size_min == self.size[job]
+        join = client.join
+        return join.rank is None and join.size_min == self.size[job] and not join.require_same
 
     def _start(self, client: Client) -> None:
         host = self.rng.randrange(self.hosts)

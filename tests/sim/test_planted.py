@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mingled.core import contest, seal
+from mingled.core import claim, contest, desk, pursuit, seal
 from mingled.core.claim import Session
 from mingled.core.config import Member
 from mingled.core.events import FrameReceived
@@ -58,7 +58,7 @@ def test_ack_of_an_aborted_attempt_counts(monkeypatch: pytest.MonkeyPatch) -> No
 
     def fickle(self: Scenario, seed: int, hosts: int | None = None) -> None:
         ordinary(self, seed, hosts)
-        self.world.fickle = 1.0
+        self.world.fickle, self.choosy = 1.0, 0.0
 
     monkeypatch.setattr(Seal, "acked", acked)
     # Where attempts are aborted often and repeated at once; one seed in a thousand otherwise.
@@ -158,6 +158,17 @@ def test_silence_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Watches._look
     monkeypatch.setattr(Watches, "_look", silent)
     found(300)  # a lie is told, or a round breaks for nothing
+
+
+def test_requirement_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (claim, desk):
+        monkeypatch.setattr(module, "same_conflict", lambda *_, **__: None)
+    assert "requires the same" in found(60)
+
+
+def test_difference_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pursuit, "_shown", lambda sentences: [])
+    assert "not told that somebody runs torch" in found(60)
 
 
 def test_survivor_that_joins_again_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
