@@ -23,6 +23,10 @@ READ = (
         "(commas or blanks between)",
     ),
     ("`MINGLE_PEERS`", "the same of `--peers`: hosts to ask where multicast does not reach"),
+    (
+        "`MINGLE_REQUIRE_SAME`",
+        "default of `--require-same`: what must be the same for all (commas or blanks between)",
+    ),
     ("`MINGLE_DISCOVERY`", "`mingled --discovery`: which of mdns, broadcast, peers"),
     ("`MINGLE_BROADCAST_PORT`", "`mingled --broadcast-port`: UDP, the same on every machine"),
     ("`MINGLE_CONFIG`", "`mingled --config`: a file instead of `/etc/mingled/mingled.toml`"),

@@ -190,6 +190,8 @@ def test_a_worker_of_torchrun_is_refused_with_the_hint(runtime: Path) -> None:
     [
         ({}, f"job {JOB}"),
         ({"nnodes": 2, "rank": 0}, "give one kind"),
+        ({"world_size": 1, "require_same": "tourch"}, "--require-same 'tourch': there are python"),
+        ({"world_size": 1, "require_same": ["torch"]}, "want text"),
         ({"nproc_per_node": 2}, "add nnodes=N"),
         ({"nnodes": "many"}, "is no number and no MIN:MAX"),
         ({"nnodes": 0}, f"job {JOB}"),
@@ -277,6 +279,23 @@ def test_what_a_daemon_refuses_with(
         client.join(JOIN, lambda _: None)
     daemon.end()
     assert b'"netns":' in daemon.requests[0]
+
+
+def test_a_script_states_what_it_runs_and_is_warned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINGLE_SOCKET", str(tmp_path / "s"))
+    monkeypatch.setenv("MINGLE_REQUIRE_SAME", "torch")
+    differs = f"job {JOB}: gpu3\x1b[2J runs torch 2.11.0, the others 2.13.0"
+    notice = local.Notice(kind="warning", sentence=differs)
+    daemon = FakeDaemon(tmp_path / "s", [[notice, *refuse("refused")]] * 2)
+    shown = "gpu3�\\[2J runs torch"
+    for given, asked in ((None, b'["torch"]'), ("git, python", b'["python","git"]')):
+        with pytest.warns(UserWarning, match=shown), pytest.raises(Refused):
+            mingled.join(JOB, world_size=2, require_same=given)
+        assert b'"require_same":' + asked in daemon.requests[-1]
+        assert b'"python":"%d.%d.' % sys.version_info[:2] in daemon.requests[-1]
+    daemon.end()
 
 
 def test_a_daemon_that_hangs_up_at_once_is_asked_again(

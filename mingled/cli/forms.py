@@ -12,6 +12,7 @@ from mingled.cli import torchrun
 from mingled.core.local import Join
 from mingled.core.messages import check_shape
 from mingled.core.peers import listed
+from mingled.core.software import wanted
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
@@ -46,6 +47,7 @@ class Flags(NamedTuple):
     interfaces: tuple[str, ...] = ()
     subnets: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+    require_same: tuple[str, ...] = ()
 
 
 OnLost = Literal["warn", "stop", "restart", "ignore"]
@@ -74,6 +76,7 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
         ("--interface", flags.interfaces),
         ("--subnet", flags.subnets),
         ("--peers", flags.peers),
+        ("--require-same", flags.require_same),
     ):
         check_given(flag, values, f"job {job}: ")
     given = defaults(env)
@@ -112,6 +115,9 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
             interfaces=listed(flags.interfaces or [given.get("MINGLE_INTERFACE", "")]),
             subnets=listed(flags.subnets or [given.get("MINGLE_SUBNET", "")]),
             peers=listed(flags.peers or [given.get("MINGLE_PEERS", "")]),
+            require_same=wanted(
+                flags.require_same or [given.get("MINGLE_REQUIRE_SAME", "")], f"job {job}: "
+            ),
         ),
         line,
     )

@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -21,6 +22,7 @@ from mingled.core.codec import encode
 from mingled.core.config import Config
 from mingled.errors import BadInput, MingleError
 from mingled.frameworks.environment import TUNING, check_interfaces, environment
+from mingled.frameworks.software import software
 from mingled.wording import clean, split_warning
 
 _EXITS = """\b
@@ -120,6 +122,13 @@ Exit codes:
     help="Where multicast does not reach: hosts to ask, or a DNS name of them all.  "
     "[env: MINGLE_PEERS]",
 )
+@click.option(
+    "--require-same",
+    multiple=True,
+    metavar="WHAT,...",
+    help="Refuse whoever runs another python, torch, cuda, nccl, driver, git commit, cmd or "
+    "script; all: any of these.  [env: MINGLE_REQUIRE_SAME]",
+)
 @click.option("--exec", "exec_", is_flag=True, help="Become CMD instead of staying as its parent.")
 @click.option(
     "--format",
@@ -149,6 +158,7 @@ def command(
     interfaces: tuple[str, ...],
     subnets: tuple[str, ...],
     peers: tuple[str, ...],
+    require_same: tuple[str, ...],
     exec_: bool,
     format_: str,
     adopt: str | None,
@@ -169,7 +179,8 @@ def command(
         raise BadInput(f"job {job}: --exec without CMD; add -- CMD, or delete --exec")
     shape = (job, nnodes, node_rank, nproc_per_node, world_size, rank)
     where = (interfaces, subnets, peers)
-    flags = Flags(*shape, timeout, last_call, not no_wait, any_user, stop_grace, *where)
+    rest = (timeout, last_call, not no_wait, any_user, stop_grace)
+    flags = Flags(*shape, *rest, *where, require_same)
     react = reaction(job, on_lost, max_restarts, cmd=bool(cmd), exec_=exec_)
     wanted = wish(flags, cmd, os.environ, adopt=not cmd)
     check_watched(wanted.join.form, react, wanted.join.job)
@@ -182,8 +193,12 @@ def command(
         display.told(local.Notice(kind="warning", sentence=warning))
 
     def joined(failed: str) -> client.Lease:
+        # Anew each time: a script may be mended between two rounds.
+        meanwhile = _import_supervise if cmd else None
+        stated = software(cmd, Path(), meanwhile) if join.compares else None
+        request = msgspec.structs.replace(join, lost=failed, software=stated)
         try:
-            return client.join(msgspec.structs.replace(join, lost=failed), display.told)
+            return client.join(request, display.told)
         finally:
             display.close()
 
@@ -205,6 +220,11 @@ def command(
         raise _Ended(signal.SIGINT, join.job) from None
     except _Ended as end:
         raise _Ended(end.args[0], join.job) from None
+
+
+def _import_supervise() -> None:
+    """It is needed next: it costs nothing while git looks at the working folder."""
+    importlib.import_module("mingled.cli.supervise")
 
 
 def _adopt(token: str, words: tuple[str, ...]) -> None:

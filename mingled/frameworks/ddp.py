@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 import msgspec
@@ -13,11 +14,13 @@ from mingled import client
 from mingled.core import local
 from mingled.core.config import Config, Member
 from mingled.core.peers import listed
+from mingled.core.software import wanted
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import TUNING, check_interfaces, defaults, environment
+from mingled.frameworks.software import software
 from mingled.net.gpus import processes
-from mingled.wording import endpoint, released_lines, split_warning, waiting_line
+from mingled.wording import clean, endpoint, released_lines, split_warning, waiting_line
 
 TIMEOUT_S = 600.0
 """torch's own join timeout."""
@@ -181,6 +184,7 @@ def join(
     interface: str | None = None,
     subnet: str | None = None,
     peers: str | None = None,
+    require_same: str | None = None,
 ) -> DdpConfig:
     """Take part in a job, wait until everybody is here, and return this participant's config.
 
@@ -200,6 +204,10 @@ def join(
     is used; `peers` are hosts to ask where multicast does not reach, or a DNS name of them all.
     Each may be a list with commas between; `MINGLE_INTERFACE`, `MINGLE_SUBNET` and `MINGLE_PEERS`
     are their defaults.
+
+    `require_same` names what must be the same for all: python, torch, cuda, nccl, driver, git
+    (commit), cmd, script, or all; a list with commas between (`MINGLE_REQUIRE_SAME`). Whoever comes
+    with another is refused, and where nothing is required, a difference is a warning.
 
     Raises `BadInput` for arguments that cannot work, `JoinTimeout`, `Refused` and `Conflict` with
     a sentence that names the other side, `DaemonError` where no daemon can be had, and
@@ -230,7 +238,12 @@ def join(
         interfaces=_listed(job, "interface", interface, given),
         subnets=_listed(job, "subnet", subnet, given),
         peers=_listed(job, "peers", peers, given),
+        require_same=wanted(
+            _listed(job, "require_same", require_same, given), f"job {job}: mingled.join: "
+        ),
     )
+    if request.compares:
+        request = msgspec.structs.replace(request, software=software(None, Path()))
     warning = split_warning(job, request.size_min, request.size_max)
     if warning is not None:
         warnings.warn(warning, UserWarning, stacklevel=2)
@@ -280,7 +293,8 @@ def _check_types(
 
 def _told(request: local.Join, message: local.Local) -> None:
     if isinstance(message, local.Notice):
-        warnings.warn(message.sentence, UserWarning, stacklevel=5)
+        # Other machines' host names are in it.
+        warnings.warn(clean(message.sentence), UserWarning, stacklevel=5)
     elif isinstance(message, local.Progress):
         _log(f"job {request.job}: {waiting_line(message, request.form)}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ OF_THE_NODE = frozenset(
 """Flags that say what is this node's own: with other values it is still the same CMD."""
 
 
-def software(cmd: Sequence[str] | None, folder: Path) -> Software:
+def software(
+    cmd: Sequence[str] | None, folder: Path, meanwhile: Callable[[], object] | None = None
+) -> Software:
     """Of the command `cmd`, which is to run in `folder`; empty: what will run is not known. None:
-    of this process. Takes a few milliseconds, or `checkout.GIT_S` where git is slow; never
-    raises."""
+    of this process. Takes a few milliseconds, or `checkout.GIT_S` where git is slow; never raises.
+    `meanwhile` is done while git looks, where there is something else to do anyway."""
     try:
         where = os.path.abspath(folder)
     except OSError:  # the working folder was removed
@@ -51,6 +53,8 @@ def software(cmd: Sequence[str] | None, folder: Path) -> Software:
         _packages(found, cmd)
         _driver(found)
         _command(found, _argv() if cmd is None else cmd, where)
+        if meanwhile is not None:
+            meanwhile()
         tree = look.end()
     found.set("git", tree.commit, tree.why)
     return Software(**found.values, dirty=tree.dirty, why=tuple(found.why.items()))

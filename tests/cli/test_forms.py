@@ -114,6 +114,9 @@ def test_what_else_is_asked() -> None:
     assert (asked.last_call_s, asked.wait, asked.any_user) == (0, False, True)
     assert asked.stop_grace_s == 90
     assert wished(nnodes="2", stop_grace="0").join.stop_grace_s == 0
+    env = {"MINGLE_REQUIRE_SAME": "git torch"}
+    assert wished(nnodes="2", env=env).join.require_same == ("torch", "git")
+    assert wished(nnodes="2", env=env, require_same=("cmd",)).join.require_same == ("cmd",)
 
 
 def test_what_follows_a_loss() -> None:
