@@ -1,0 +1,44 @@
+"""An example's folder as a reader of its README has it: a copy of it, and the lines to type."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from mingled.lab import Node
+from tests.lan.conftest import absent
+from tests.lan.helpers import BIN, Running, start
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def needs(*modules: str) -> None:
+    """Skip without them; a failure in CI."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            absent(f"{module} is not installed")
+
+
+def copy_of(example: str, to: Path) -> Path:
+    """A copy of the example's folder alone, made below `to`: nothing beside it is there."""
+    return Path(shutil.copytree(EXAMPLES / example, to / example))
+
+
+def commands(example: str, *words: str) -> list[str]:
+    """The lines in the README's code blocks that have all these words in them, in order: without
+    the prompt, continued lines joined. There must be one."""
+    text = (EXAMPLES / example / "README.md").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    found = [line.removeprefix("$ ") for line in lines if all(word in line for word in words)]
+    assert found, f"{example}/README.md has no command with {words}"
+    return found
+
+
+def typed(node: Node, line: str, folder: Path, env: Mapping[str, str] | None = None) -> Running:
+    """`line`, as typed into a shell of that node in that folder."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    given = {"PATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
+    return start(node, "sh", "-c", f"cd '{folder}' && {line}", env=given)
