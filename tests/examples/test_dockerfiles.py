@@ -27,7 +27,8 @@ def named(path: Path) -> str:
 
 
 def test_there_are_some() -> None:
-    assert {"pytorch-dist-mnist"} <= {named(path) for path in DOCKERFILES}
+    wanted = {"docker-compose", "kubernetes", "pytorch-dist-mnist"}
+    assert wanted <= {named(path) for path in DOCKERFILES}
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=named)
