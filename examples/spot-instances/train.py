@@ -134,7 +134,7 @@ def say(line: str) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train on machines that come and go.")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--every", type=int, default=50, help="steps between two checkpoints")
     parser.add_argument("--batch-size", type=int, default=96, help="images a step, of all ranks")
     parser.add_argument("--lr", type=float, default=1e-3)
