@@ -96,7 +96,7 @@ def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> in
     if state["step"]:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    say(f"{len(steps)} nodes begin at step {state['step']}, kept by {state['host']}")
+    say(f"{len(steps)} processes begin at step {state['step']}, kept by {state['host']}")
     return state["step"]
 
 

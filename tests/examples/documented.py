@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mingled.lab import Node
+from mingled.lab import Lan, Node
 from tests.lan.conftest import absent
 from tests.lan.helpers import BIN, Running, start
 
@@ -42,3 +42,13 @@ def typed(node: Node, line: str, folder: Path, env: Mapping[str, str] | None = N
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     given = {"PATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
     return start(node, "sh", "-c", f"cd '{folder}' && {line}", env=given)
+
+
+def known_hosts(lan: Lan, folder: Path, more: Mapping[str, str] | None = None) -> None:
+    """Every node knows all names, and `more`: gloo, started by no mingled, asks for its own."""
+    names = {node.name: node.address for node in lan.nodes} | dict(more or {})
+    hosts = folder / "hosts"
+    lines = [f"{address} {name}\n" for name, address in names.items()]
+    hosts.write_text("127.0.0.1 localhost\n" + "".join(lines))
+    for node in lan.nodes:
+        node.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mingled.lab import Lan
 from tests.lan.conftest import MakeLan
 from tests.lan.helpers import Running, nothing_left
 
-from .documented import commands, copy_of, needs, typed
+from .documented import commands, copy_of, known_hosts, needs, typed
 
 pytestmark = [pytest.mark.lan, pytest.mark.torch]
 
@@ -70,7 +69,7 @@ def test_a_scheduler_that_knows_no_address(lan: MakeLan, folder: Path) -> None:
 
 def test_a_schedulers_variables(lan: MakeLan, folder: Path, tmp_path: Path) -> None:
     both = lan(nodes=2)
-    known_hosts(both, tmp_path, {})
+    known_hosts(both, tmp_path)
     lines = commands(EXAMPLE, "SING_MASTER_ADDR")
     assert both.node(1).address in lines[0]
     running = [typed(node, line, folder) for node, line in zip(both.nodes, lines, strict=True)]
@@ -123,16 +122,6 @@ def test_what_cannot_work_is_said(lan: MakeLan, folder: Path, flags: str, words:
 def sing(rank: int, **more: str) -> dict[str, str]:
     values = {"RANK": str(rank), "WORLD_SIZE": "2", **more}
     return {f"SING_{name}": value for name, value in values.items()}
-
-
-def known_hosts(lan: Lan, folder: Path, more: dict[str, str]) -> None:
-    """Every node knows the others' names, as on a scheduler's machines: gloo asks for its own."""
-    names = {node.name: node.address for node in lan.nodes} | more
-    hosts = folder / "hosts"
-    lines = [f"{address} {name}\n" for name, address in names.items()]
-    hosts.write_text("127.0.0.1 localhost\n" + "".join(lines))
-    for node in lan.nodes:
-        node.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)
 
 
 def write_mnist(folder: Path, packed: bool) -> None:

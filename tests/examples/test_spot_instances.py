@@ -54,7 +54,7 @@ def test_a_preempted_node_comes_back(lan: MakeLan, tmp_path: Path) -> None:
     for running in runs.values():
         running.until("this is node rank")
     (first,) = [n for n, running in runs.items() if "this is node rank 0 of 3" in running.err]
-    runs[first].until("3 nodes begin at step 0", "step 50/1200", kind="out")
+    runs[first].until("3 processes begin at step 0", "step 50/1200", kind="out")
 
     # The machine of rank 0 is shut down: SIGTERM, then no power.
     runs[first].process.terminate()
@@ -65,7 +65,7 @@ def test_a_preempted_node_comes_back(lan: MakeLan, tmp_path: Path) -> None:
     for running in runs.values():
         running.until("this is node rank", times=2)
     (second,) = [n for n, running in runs.items() if "this is node rank 0 of 2" in running.err]
-    runs[second].until(f"2 nodes begin at step {kept}, kept by spot", kind="out")
+    runs[second].until(f"2 processes begin at step {kept}, kept by spot", kind="out")
 
     # It is back, and waits for its turn, which comes as another one has to go.
     three.node(first).boot()
@@ -77,6 +77,6 @@ def test_a_preempted_node_comes_back(lan: MakeLan, tmp_path: Path) -> None:
     assert kept < then_kept < 1200
     ends = {n: running.well() for n, running in runs.items()}
     (said,) = [done.out for done in ends.values() if "test accuracy" in done.out]
-    assert f"2 nodes begin at step {then_kept}, kept by spot" in said
+    assert f"2 processes begin at step {then_kept}, kept by spot" in said
     assert float(re.findall(r"test accuracy ([\d.]+)%", said)[0]) > 90
     nothing_left(three)
