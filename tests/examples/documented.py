@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from mingled.lab import Lan, Node
 from tests.lan.conftest import absent
-from tests.lan.helpers import BIN, Running, start
+from tests.lan.helpers import BIN, PATIENCE_S, Running, start
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -52,3 +53,16 @@ def known_hosts(lan: Lan, folder: Path, more: Mapping[str, str] | None = None) -
     hosts.write_text("127.0.0.1 localhost\n" + "".join(lines))
     for node in lan.nodes:
         node.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)
+
+
+def who_says(runs: dict[int, Running], *texts: str) -> int:
+    """Whichever of them is rank 0 now: ask again and again until one has said it all."""
+    until_s = time.monotonic() + PATIENCE_S
+    while True:
+        for number, running in runs.items():
+            if all(text in running.out for text in texts):
+                return number
+        said = {n: (one.out, one.err) for n, one in runs.items()}
+        assert time.monotonic() < until_s, (texts, said)
+        assert not any(one.over for one in runs.values()), said
+        time.sleep(0.05)

@@ -12,7 +12,7 @@ import pytest
 from tests.lan.conftest import MakeLan, absent
 from tests.lan.helpers import nothing_left
 
-from .documented import EXAMPLES, commands, copy_of, needs, typed
+from .documented import EXAMPLES, commands, copy_of, needs, typed, who_says
 
 EXAMPLE = "spot-instances"
 UNIT = EXAMPLES / EXAMPLE / "spot.service"
@@ -78,5 +78,33 @@ def test_a_preempted_node_comes_back(lan: MakeLan, tmp_path: Path) -> None:
     ends = {n: running.well() for n, running in runs.items()}
     (said,) = [done.out for done in ends.values() if "test accuracy" in done.out]
     assert f"2 processes begin at step {then_kept}, kept by spot" in said
+    assert float(re.findall(r"test accuracy ([\d.]+)%", said)[0]) > 90
+    nothing_left(three)
+
+
+@pytest.mark.lan
+@pytest.mark.torch
+def test_with_the_plugin_it_is_taken_in_at_once(lan: MakeLan, tmp_path: Path) -> None:
+    needs("torch", "sklearn")
+    three = lan(nodes=3, hostname="spot{n}")
+    (line,) = commands(EXAMPLE, "torchrun --rdzv-backend mingle --rdzv-id spot")
+    disks = {n: copy_of(EXAMPLE, tmp_path / f"disk{n}") for n in (1, 2, 3)}
+    runs = {n: typed(three.node(n), f"exec {line}", disks[n]) for n in (1, 2, 3)}
+    first = who_says(runs, "3 processes begin at step 0", "step 50/1200")
+    runs[first].process.terminate()
+    gone = runs.pop(first).end()
+    assert gone.code != 0
+    three.node(first).kill()
+    kept = int(re.findall(r"a node is to go: kept step (\d+)", gone.out)[0])
+    second = who_says(runs, f"2 processes begin at step {kept}, kept by spot")
+
+    three.node(first).boot()
+    runs[first] = typed(three.node(first), f"exec {line}", disks[first])
+    third = who_says(runs, "3 processes begin at step")
+    again = int(re.findall(r"3 processes begin at step (\d+)", runs[third].out)[-1])
+    # All ranks got SIGTERM for the newcomer's sake, so this step was kept as well.
+    assert f"a node is to go: kept step {again}" in runs[second].out
+    ends = {n: running.well() for n, running in runs.items()}
+    (said,) = [done.out for done in ends.values() if "test accuracy" in done.out]
     assert float(re.findall(r"test accuracy ([\d.]+)%", said)[0]) > 90
     nothing_left(three)

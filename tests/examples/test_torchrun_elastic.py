@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from mingled.lab import Lan
 from tests.lan.conftest import MakeLan
-from tests.lan.helpers import PATIENCE_S, Running, nothing_left, processes
+from tests.lan.helpers import nothing_left, processes
 
-from .documented import commands, copy_of, needs, typed
+from .documented import commands, copy_of, needs, typed, who_says
 
 pytestmark = [pytest.mark.lan, pytest.mark.torch]
 
@@ -48,19 +47,6 @@ def test_one_comes_late_and_rank_0_is_lost(lan: MakeLan, tmp_path: Path) -> None
     assert int(step) in (done[-1], done[-1] + 20)
     assert float(re.findall(r"test accuracy ([\d.]+)%", said)[0]) > 90
     nothing_left(three)
-
-
-def who_says(runs: dict[int, Running], *texts: str) -> int:
-    """Whichever of them is rank 0 now: ask again and again until one has said it all."""
-    until_s = time.monotonic() + PATIENCE_S
-    while True:
-        for number, running in runs.items():
-            if all(text in running.out for text in texts):
-                return number
-        said = {n: (one.out, one.err) for n, one in runs.items()}
-        assert time.monotonic() < until_s, (texts, said)
-        assert not any(one.over for one in runs.values()), said
-        time.sleep(0.05)
 
 
 def kill_all(lan: Lan, number: int) -> None:
