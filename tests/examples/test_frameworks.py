@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -15,11 +16,27 @@ from .documented import commands, copy_of, needs, typed
 pytestmark = [pytest.mark.lan, pytest.mark.torch]
 
 
-@pytest.mark.parametrize("framework", ["lightning", "deepspeed", "accelerate"])
-def test_two_nodes_train_together(lan: MakeLan, tmp_path: Path, framework: str) -> None:
+TORCHRUN, LAUNCH = "torchrun train.py", "accelerate launch train.py"
+
+completes_accelerate = pytest.mark.skipif(
+    importlib.util.find_spec("mingled.cli.accelerate") is None,
+    reason="this mingle-wait does not complete the lines of `accelerate launch`",
+)
+
+
+@pytest.mark.parametrize(
+    ("framework", "cmd"),
+    [
+        ("lightning", TORCHRUN),
+        ("deepspeed", TORCHRUN),
+        ("accelerate", TORCHRUN),
+        pytest.param("accelerate", LAUNCH, marks=completes_accelerate),
+    ],
+)
+def test_two_nodes_train_together(lan: MakeLan, tmp_path: Path, framework: str, cmd: str) -> None:
     needs("torch", "sklearn", framework)
     both = lan(nodes=2)
-    (line,) = commands(framework, "mingle-wait --job digits --nnodes 2 -- torchrun train.py")
+    (line,) = commands(framework, f"mingle-wait --job digits --nnodes 2 -- {cmd}")
     alike = copy_of(framework, tmp_path)
     running = [typed(node, line, alike) for node in both.nodes]
     ends = [one.well() for one in running]
