@@ -11,7 +11,7 @@ from typing import NamedTuple
 import click
 
 import mingled
-from benchmarks import commands, idle, loss, release, table
+from benchmarks import commands, idle, loss, release, table, torchrun
 from benchmarks.fleet import BROWSED_S, Fleet
 from benchmarks.result import Result
 from mingled.errors import MingleError
@@ -27,13 +27,20 @@ class Size(NamedTuple):
     starts: int
     captures: int
     watch_s: float
+    launches: int
     settle_s: float = BROWSED_S
 
 
-FULL = Size(nodes=(2, 8), joins=20, commands=20, starts=8, captures=3, watch_s=20)
-QUICK = Size(nodes=(2, 8), joins=5, commands=7, starts=3, captures=1, watch_s=5)
+FULL = Size(nodes=(2, 8), joins=20, commands=20, starts=8, captures=3, watch_s=20, launches=5)
+QUICK = Size(nodes=(2, 8), joins=5, commands=7, starts=3, captures=1, watch_s=5, launches=2)
 
-NAMES = ("release", "together", "packets", "loss", "cold-start", "mingle-wait", "import", "idle")
+TORCH_NODES = (2, 4, 8)
+
+LAN_NAMES = ("release", "together", "packets", "loss", "mingle-wait", "import", "idle")
+
+TORCH_NAMES = ("next-rendezvous", "torchrun")
+
+NAMES = (*LAN_NAMES, "cold-start", *TORCH_NAMES)
 
 Measure = Callable[[], list[Result]]
 
@@ -45,6 +52,11 @@ def measure(size: Size, names: tuple[str, ...]) -> Iterator[Result]:
         if wanted:
             with Fleet(nodes) as fleet:
                 yield from _run(_measures(fleet, size), wanted, f", {nodes} nodes")
+    for nodes in TORCH_NODES:
+        wanted = [name for name in names if name in TORCH_NAMES]
+        if wanted:
+            with Fleet(nodes) as fleet:
+                yield from _run(_of_torch(fleet, size), wanted, f", {nodes} nodes")
     if "cold-start" in names:
         with Fleet(2, daemons=False) as fleet:
             yield from _run(
@@ -69,6 +81,13 @@ def _measures(fleet: Fleet, size: Size) -> dict[str, Measure]:
         "mingle-wait": lambda: commands.config_ready(fleet, size.commands),
         "import": lambda: commands.import_mingled(fleet, size.commands),
         "idle": lambda: idle.idle(fleet, size.watch_s, size.settle_s),
+    }
+
+
+def _of_torch(fleet: Fleet, size: Size) -> dict[str, Measure]:
+    return {
+        "next-rendezvous": lambda: torchrun.handlers(fleet, size.joins // 2),
+        "torchrun": lambda: torchrun.launches(fleet, size.launches),
     }
 
 

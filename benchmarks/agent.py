@@ -49,6 +49,12 @@ def main() -> None:
                     _join(order)
                 case "victim":
                     _victim(order)
+                case "torch":
+                    import torch.distributed.elastic.rendezvous.registry  # noqa: F401  # seconds
+
+                    _say(up=True)
+                case "rendezvous":
+                    _rendezvous(order)
                 case "barrier":
                     runner.run(_barrier(order))
                 case "spawn":
@@ -131,6 +137,28 @@ def _victim(order: Order) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     _say(killed=killed)
+
+
+def _rendezvous(order: Order) -> None:
+    """One round by torch's own interface, with the backend that is named."""
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    size, words = order["size"], {"timeout": 900}
+    if order["endpoint"]:  # c10d else asks a DNS, which the lab has not
+        words["is_host"] = order["endpoint"].startswith(f"{order['address']}:")
+        words["local_addr"] = order["address"]
+    parameters = RendezvousParameters(
+        order["backend"], order["endpoint"], order["job"], size, size, **words
+    )
+    handler = get_rendezvous_handler(parameters)
+    _say(here=1)
+    start = time.monotonic()
+    handler.next_rendezvous()
+    _say(start=start, end=time.monotonic())
+    sys.stdin.readline()
+    handler.shutdown()
+    _say(left=True)
 
 
 def _private(order: Order) -> None:

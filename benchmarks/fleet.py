@@ -128,7 +128,8 @@ class Fleet:
         for number, group in enumerate(groups):
             for index in group:
                 rank = {"rank": index} if "rank" in words else {}
-                self.agents[index].order(do, **self._words() | words | rank)
+                address = {"address": self.agents[index].node.address}
+                self.agents[index].order(do, **self._words() | words | rank | address)
             known += len(group)
             if number + 1 < len(groups):
                 for index in group:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,6 +44,7 @@ from mingled.frameworks.agent_store import AgentStore
 from mingled.frameworks.environment import agent_environment
 from mingled.frameworks.membership import Membership
 from mingled.frameworks.parameters import BACKEND, join_of, remarks
+from mingled.frameworks.software import software
 from mingled.frameworks.store import connect_store, open_store
 from mingled.wording import clean, released_lines, waiting_line
 
@@ -168,6 +170,8 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
         start = time.monotonic()
         while True:
             join, timeout_s = self._join, self._join.timeout_s
+            if join.compares:  # anew each time: a script may have been mended between two rounds
+                join = msgspec.structs.replace(join, software=software(None, Path()))
             if timeout_s is not None:
                 left_s = max(PAUSE_S, timeout_s - (time.monotonic() - start))
                 join = msgspec.structs.replace(join, timeout_s=left_s)

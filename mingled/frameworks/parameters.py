@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mingled.core.local import PAUSE_MAX_S, STOP_GRACE_S, Join
 from mingled.core.peers import listed
+from mingled.core.software import wanted
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
@@ -39,6 +40,7 @@ OURS: dict[str, str] = {
     "interface": "names or addresses of this node to use alone, `+` between",
     "subnet": "... or what lies in these subnets, `+` between",
     "peers": "hosts to ask where multicast does not reach, or a DNS name of them all, `+` between",
+    "require_same": "what must be the same for all, `+` between: torch, git, ...",
     "any_user": "true: other users' agents are welcome",
     "wait": "false: refuse, where a round runs already, instead of waiting for the next",
 }
@@ -99,6 +101,7 @@ def join_of(parameters: RendezvousParameters) -> Join:
         interfaces=interfaces,
         subnets=conf.listed("subnet"),
         heartbeat_s=BEAT_S,
+        require_same=wanted(conf.listed("require_same"), f"job {job}: "),
     )
 
 
@@ -144,7 +147,7 @@ class _Conf:
         return value in _TRUE
 
     def listed(self, key: str) -> tuple[str, ...]:
-        """Else as `MINGLE_INTERFACE`, `MINGLE_SUBNET` and `MINGLE_PEERS` say."""
+        """Else as `MINGLE_INTERFACE`, `MINGLE_PEERS` and the like say."""
         value = self._values.get(key)
         if value is None:
             return listed([self._environ.get(f"MINGLE_{key.upper()}", "")])
