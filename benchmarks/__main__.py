@@ -28,13 +28,12 @@ class Size(NamedTuple):
     captures: int
     watch_s: float
     launches: int
+    torch_nodes: tuple[int, ...] = (2, 4, 8)
     settle_s: float = BROWSED_S
 
 
 FULL = Size(nodes=(2, 8), joins=20, commands=20, starts=8, captures=3, watch_s=20, launches=5)
 QUICK = Size(nodes=(2, 8), joins=5, commands=7, starts=3, captures=1, watch_s=5, launches=2)
-
-TORCH_NODES = (2, 4, 8)
 
 LAN_NAMES = ("release", "together", "packets", "loss", "mingle-wait", "import", "idle")
 
@@ -52,7 +51,7 @@ def measure(size: Size, names: tuple[str, ...]) -> Iterator[Result]:
         if wanted:
             with Fleet(nodes) as fleet:
                 yield from _run(_measures(fleet, size), wanted, f", {nodes} nodes")
-    for nodes in TORCH_NODES:
+    for nodes in size.torch_nodes:
         wanted = [name for name in names if name in TORCH_NAMES]
         if wanted:
             with Fleet(nodes) as fleet:

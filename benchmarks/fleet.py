@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -210,6 +210,6 @@ class Fleet:
         self._started_at = time.monotonic()
 
 
-def start(node: Node, *argv: str) -> Process:
+def start(node: Node, *argv: str, env: Mapping[str, str] | None = None) -> Process:
     """A command on a node that is spoken to through pipes; its errors are shown."""
-    return node.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    return node.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=env)

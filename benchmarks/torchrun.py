@@ -105,7 +105,9 @@ def _launch(fleet: Fleet, backend: str, turn: int) -> float:
             _until_idle(runs)
             launched = time.monotonic()
         argv = [*words, *_backend(fleet, backend, index, job, turn), str(COLLECTIVE)]
-        runs.append(start(node, *argv))
+        # Typed as well: gloo else looks its own host up, finds nothing, and takes loopback.
+        typed_ = {} if backend == "mingle" else {"GLOO_SOCKET_IFNAME": node.interface}
+        runs.append(start(node, *argv, env=typed_))
     ends = [_said(run) for run in runs]
     for run in runs:
         run.wait()

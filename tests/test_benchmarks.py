@@ -12,7 +12,17 @@ from benchmarks.table import HEAD, as_json, as_text
 from mingled.lab import available, missing
 from tests.lan.conftest import absent
 
-TINY = Size(nodes=(2,), joins=1, commands=1, starts=1, captures=1, watch_s=0.1, settle_s=0.0)
+TINY = Size(
+    nodes=(2,),
+    joins=2,
+    commands=1,
+    starts=1,
+    captures=1,
+    watch_s=0.1,
+    launches=1,
+    torch_nodes=(2,),
+    settle_s=0.0,
+)
 
 FAST = result("fast", "a fast thing", [1.0, 3.0, 2.0], against=("bare", [2.0]), goal=("ratio", 1.5))
 SLOW = result("slow", "a slow thing", [40.0], unit="MB", goal=("median", 30), note="once")
@@ -85,6 +95,9 @@ def test_everything_is_measured() -> None:
         "cold-start",
         "cold-start-wait",
         "daemon-start",
+        "next-rendezvous-2",
+        "torchrun-2",
+        "torchrun-static-2",
     }
     assert results["idle-rss"].measured.median > results["idle-private"].measured.median > 0
     assert results["packets-2-rank-0-last"].measured.lowest > 0

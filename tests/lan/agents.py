@@ -68,9 +68,9 @@ class Agents:
         nproc: int = 1,
         fatal: bool = False,
         local_addr: str = "",
-        script: Iterable[str] = (),
+        options: Iterable[str] = (),
     ) -> None:
-        """`fatal`: see FATAL. `script`: other than TRAIN and its folder."""
+        """`fatal`: see FATAL. `options`: of TRAIN, after its folder."""
         self.lan = lan
         self.folder = folder
         self.backend = backend
@@ -79,15 +79,18 @@ class Agents:
         self._nodes, self._restarts, self._nproc = nodes, restarts, nproc
         self._fatal = folder / "fatal" if fatal else None
         self._local_addr = local_addr
-        self._script = [str(word) for word in script] or [str(TRAIN), str(folder)]
+        self._script = [str(TRAIN), str(folder), *options]
         if self._fatal is not None:
             self._fatal.touch()
 
     def start(self, numbers: Iterable[int], *conf: str) -> None:
         for number in numbers:
-            self.running[number] = start(self.lan.node(number), *self._words(conf))
+            node = self.lan.node(number)
+            # With c10d gloo looks its own host up, finds nothing, and would take loopback.
+            env = {"GLOO_SOCKET_IFNAME": node.interface} if self.backend == "c10d" else {}
+            self.running[number] = start(node, *self._words(number, conf), env=env)
 
-    def _words(self, conf: Iterable[str]) -> list[str]:
+    def _words(self, number: int, conf: Iterable[str]) -> list[str]:
         words = [str(BIN / "torchrun")]
         if self._fatal is not None:
             who = "rank-0" if self.backend == "mingle" else "endpoint"
@@ -96,6 +99,9 @@ class Agents:
         settings = ["last_call_timeout=2", *conf]
         if self.backend == "c10d":
             words += ["--rdzv-endpoint", f"{self.lan.node(1).address}:{C10D_PORT}"]
+            # Else it asks a DNS, which the lab has not, and publishes names.
+            words += ["--local-addr", self.lan.node(number).address]
+            settings.append(f"is_host={number == 1}")
         words += ["--rdzv-conf", ",".join(settings), "--nnodes", self._nodes]
         if self._local_addr:
             words += ["--local-addr", self._local_addr]
@@ -186,13 +192,14 @@ class Agents:
         """Every live worker has done a step in its node's round number `rounds` at the least, of
         that size."""
         for number, running in self.alive().items():
+            running.until_true(lambda number=number: self.in_round(number, size, rounds))  # type: ignore[misc]
 
-            def there(number: int = number) -> bool:
-                begun = self.rounds(number)
-                last = self.running[number].out.rpartition("begins at ")[2]
-                return len(begun) >= rounds and begun[-1][2] == size and "did " in last
-
-            running.until_true(there)
+    def in_round(self, number: int, size: int, rounds: int) -> bool:
+        """Has its worker done a step in its node's round number `rounds`, or a later one, of that
+        size?"""
+        begun = self.rounds(number)
+        last = self.running[number].out.rpartition("begins at ")[2]
+        return len(begun) >= rounds and begun[-1][2] == size and "did " in last
 
     def pause_s(self) -> float:
         """From the last step of the round before to the first of the newest one, on whoever was in
