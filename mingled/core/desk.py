@@ -49,7 +49,9 @@ class Desk:
 
     def join(self, event: JoinAsked, now: float) -> None:
         """A new local participant, or a refusal that says who is in its way."""
-        self._replace(event.holder, event.participant, event.join.lost, now)
+        join = event.join
+        # A rendezvous of a framework's own joins again because its round is over: no news to it.
+        self._replace(event.holder, event.participant, join.lost, now, quiet=join.store)
         settings = self._ctx.settings
         seat = Seat(event.participant, event.join, event.holder, now, settings.hint_after_s)
         seat.before = self._before(seat)
@@ -186,7 +188,15 @@ class Desk:
     def _twice(one: Seat, other: Seat) -> str:
         return rank_conflict(other.join.rank or 0, here=one.who(), there=other.who())
 
-    def _replace(self, holder: Holder, newer: ParticipantId, lost: str, now: float) -> None:
+    def _replace(
+        self,
+        holder: Holder,
+        newer: ParticipantId,
+        lost: str,
+        now: float,
+        *,
+        quiet: bool = False,
+    ) -> None:
         """One process holds one seat of a job: a notebook cell that runs twice takes its own
         place, and so does a shell that evaluates the printed text twice, which is above the process
         that joins. `lost`: what ended the run before, if that failed."""
@@ -197,9 +207,8 @@ class Desk:
                 sentence = f"{self._name}: a newer join of the same process took this place"
                 self._ctx.do(tell_failed(seat.participant, Cancelled(sentence)))
                 held = self._job.rounds.newest
-                meant = seat.join.heartbeat_s is not None  # a launcher that goes on to a next round
-                broken = held is not None and "lost" in held.fates.values()
-                if not (seat.waiting or meant or broken):
+                over = held is not None and "lost" in held.fates.values()
+                if not (seat.waiting or over or quiet):
                     notice = local.Notice(
                         kind="warning",
                         sentence=f"{self._name} on {self._ctx.host}: this replaces the earlier "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,11 +132,7 @@ class DdpConfig:
         of each value that is replaced."""
         changes = environment(self.config, present=os.environ)
         for name, old, new in changes.replaced:
-            warnings.warn(
-                f"job {self.job}: {name}={old} in the environment is replaced by {new}",
-                UserWarning,
-                stacklevel=2,
-            )
+            _warn(f"job {self.job}: {name}={old} in the environment is replaced by {new}")
         os.environ.update(changes.values)
         for name in changes.unset:
             os.environ.pop(name, None)
@@ -144,6 +141,11 @@ class DdpConfig:
         """End the lease: this participant has left, and the others are told so. Idempotent."""
         if _LEASES.pop(self._lease.participant, None) is not None:
             self._lease.leave(reason="leave")
+
+    def fail(self, reason: str) -> None:
+        """The same, but it is lost: its part of the job failed. Not after `leave`."""
+        if _LEASES.pop(self._lease.participant, None) is not None:
+            self._lease.leave(lost=True, reason=reason)
 
     def __enter__(self) -> DdpConfig:
         return self
@@ -154,8 +156,8 @@ class DdpConfig:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None and _LEASES.pop(self._lease.participant, None) is not None:
-            self._lease.leave(lost=True, reason=kind.__name__)
+        if kind is not None:
+            self.fail(kind.__name__)
         self.leave()
 
 
@@ -185,6 +187,7 @@ def join(
     subnet: str | None = None,
     peers: str | None = None,
     require_same: str | None = None,
+    open_store: client.OpenStore | None = None,
 ) -> DdpConfig:
     """Take part in a job, wait until everybody is here, and return this participant's config.
 
@@ -209,6 +212,10 @@ def join(
     (commit), cmd, script, or all; a list with commas between (`MINGLE_REQUIRE_SAME`). Whoever comes
     with another is refused, and where nothing is required, a difference is a warning.
 
+    `open_store(address) -> port` has this participant, should it become rank 0, open the store
+    itself before the round is sealed, for others to reach at this address, and say its port, which
+    becomes `master_port`; it is called again where an attempt fails. A size is needed then.
+
     Raises `BadInput` for arguments that cannot work, `JoinTimeout`, `Refused` and `Conflict` with
     a sentence that names the other side, `DaemonError` where no daemon can be had, and
     `Indeterminate` where the outcome cannot be known.
@@ -221,7 +228,14 @@ def join(
         if not isinstance(value, bool):
             raise BadInput(f"job {job}: mingled.join({name}={value!r}): want True or False")
     request = _request(
-        JobId(job), nnodes, world_size, rank, node_rank, nproc_per_node, dict(os.environ)
+        JobId(job),
+        nnodes,
+        world_size,
+        rank,
+        node_rank,
+        nproc_per_node,
+        dict(os.environ),
+        sized=open_store is not None,
     )
     if last_call is not None and request.size_min == request.size_max:
         raise BadInput(
@@ -241,17 +255,18 @@ def join(
         require_same=wanted(
             _listed(job, "require_same", require_same, given), f"job {job}: mingled.join: "
         ),
+        store=open_store is not None,
     )
     if request.compares:
         request = msgspec.structs.replace(request, software=software(None, Path()))
     warning = split_warning(job, request.size_min, request.size_max)
     if warning is not None:
-        warnings.warn(warning, UserWarning, stacklevel=2)
+        _warn(warning)
     if any(os.environ.get(name) for name, _ in TUNING):
         from mingled.net.interfaces import interface_names
 
         check_interfaces(os.environ, interface_names())
-    lease = client.join(request, lambda message: _told(request, message))
+    lease = client.join(request, lambda message: _told(request, message), open_store)
     for line in released_lines(lease.config, lease.found_s, lease.waited_s):
         _log(f"job {job}: {line}")
     for known, other in list(_LEASES.items()):
@@ -295,8 +310,21 @@ def _told(request: local.Join, message: local.Local) -> None:
     if isinstance(message, local.Notice):
         # Other machines' host names are in it.
         warnings.warn(clean(message.sentence), UserWarning, stacklevel=5)
+        _warn(message.sentence)
     elif isinstance(message, local.Progress):
         _log(f"job {request.job}: {waiting_line(message, request.form)}")
+
+
+def _warn(sentence: str) -> None:
+    """A `UserWarning` at the user's own line: the nearest that is neither ours nor torch's."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _is_library(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(sentence, UserWarning, stacklevel=level)
+
+
+def _is_library(module: str) -> bool:
+    return module.partition(".")[0] in ("mingled", "torch")
 
 
 def _log(line: str) -> None:
@@ -313,7 +341,10 @@ def _request(
     node_rank: int | None,
     nproc_per_node: int | str | None,
     environ: dict[str, str],
+    *,
+    sized: bool,
 ) -> local.Join:
+    """`sized`: the plain form will not do."""
     if "TORCHELASTIC_RUN_ID" in environ:
         raise BadInput(
             f"job {job}: this is a worker of torchrun, which has its rank and address already; "
@@ -342,6 +373,11 @@ def _request(
         )
     if world_size is None:
         world_size = _number(job, given, "WORLD_SIZE")
+    if world_size is None and sized:
+        raise BadInput(
+            f"job {job}: how many processes are there to be? Give world_size=N, the same on every "
+            "machine"
+        )
     if rank is None:
         rank = _number(job, given, "RANK")
     return local.Join(

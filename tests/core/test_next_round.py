@@ -332,6 +332,17 @@ def test_any_user_lets_two_users_train_together() -> None:
 # ---------------------------------------------------------------- a store of one's own
 
 
+def test_who_brings_a_store_joins_again_without_a_word() -> None:
+    stage = Stage(2)
+    olds = [stage.join(n, rank=n - 1, store=True) for n in (1, 2)]
+    stage.wait(1.0)
+    news = [stage.join(n, rank=n - 1, store=True, like=olds[n - 1]) for n in (1, 2)]
+    stage.wait(2.0)
+    assert [ready(client).round for client in news] == [2, 2]
+    assert ready(news[0]).master_port != ready(olds[0]).master_port
+    assert [noticed(client) for client in news] == [[], []]
+
+
 def test_rank_0_opens_its_own_store_before_the_seal() -> None:
     stage = Stage(2)
     zero, one = stage.join(1, rank=0, store=True), stage.join(2, rank=1, store=True)

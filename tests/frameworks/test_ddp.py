@@ -48,7 +48,12 @@ class FakeDaemon:
         self.requests: list[local.Join] = []
         self.leases: list[FakeLease] = []
 
-    def join(self, request: local.Join, told: client.Told) -> client.Lease:
+    def join(
+        self,
+        request: local.Join,
+        told: client.Told,
+        open_store: client.OpenStore | None = None,
+    ) -> client.Lease:
         self.requests.append(request)
         for notice in self.notices:
             told(notice)
