@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mingled.errors import BadInput
 from mingled.frameworks.ddp import TIMEOUT_S, DdpConfig, join
-from mingled.frameworks.store import connect_store, distributed, open_store
+from mingled.frameworks.store import CONNECT_S, Opening, connect_store, distributed
 from mingled.frameworks.torch_errors import as_torch
 from mingled.frameworks.url import SCHEME, parameters
 
@@ -155,20 +155,23 @@ def register() -> None:
 
 def _meet(job: str, wait_s: float, options: dict[str, Any]) -> tuple[DdpConfig, TCPStore]:
     """Join, and the store of that round: opened here as rank 0, else connected to."""
-    opened: list[TCPStore] = []
+    opened: list[Opening] = []
 
     def opens(address: str) -> int:
-        opened[:] = [open_store(address)]  # one of an attempt that came to nothing ends with that
-        return int(opened[0].port)
+        opened[:] = [Opening(address)]  # one of an attempt that came to nothing ends with that
+        return opened[0].port
 
     config = join(job, timeout=wait_s, open_store=opens, **options)
     try:
         config.apply()
         if config.rank == 0 and opened:
-            (store,) = opened
+            store = opened[0].store()
         else:
             store = connect_store(
-                config.master_addr, config.master_port, wait_s, world_size=config.world_size
+                config.master_addr,
+                config.master_port,
+                max(wait_s, CONNECT_S),
+                world_size=config.world_size,
             )
     except BaseException as error:
         config.fail(str(error) or type(error).__name__)

@@ -2,10 +2,17 @@
 
 Each round gets a new one: a second round on an old store finds the first one's keys, and ends with
 a refused connection on one rank and a hang on another. torch is imported when it is needed.
+
+TCPStore asks for the name of whom it connects to, by DNS: where a server is configured and does not
+answer that takes 10 s and more, also over loopback. Hence rank 0's port listens, and is told,
+before its own client is there; and all of it is done in threads, which Ctrl-C does not wait for.
 """
 
 from __future__ import annotations
 
+import socket
+import threading
+from concurrent.futures import Future
 from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -20,9 +27,9 @@ TORCH_MIN = (2, 6)
 """Before it, the rendezvous of torch has no entry points, and `init_process_group` no default
 backend."""
 
-OPEN_S = 5.0
-"""For a store to open and its own client to reach it over loopback: a millisecond. The daemon gives
-a round's preparation 6 s, and is to hear why it failed."""
+CONNECT_S = 60.0
+"""For a client to connect to a store that listens, where nothing is in a hurry: names may be asked
+of several servers that are all dead."""
 
 OPERATION_S = 300.0
 """TCPStore's own default, for what waits for a key."""
@@ -54,42 +61,55 @@ def distributed() -> ModuleType:
     return found_module
 
 
-def open_store(address: str) -> TCPStore:
-    """A new store on a port of the kernel's choice (`.port`), on all addresses of this node, for
-    the others to reach at `address`. It listens as long as somebody refers to it.
-
-    Raises `MingleError` where that fails, `BadInput` without torch.
+class Opening:
+    """A new store, for rank 0 and one round. Others may connect to `port` at once, on all addresses
+    of this node; `store` waits for the store itself. It listens as long as somebody refers to it.
     """
-    # Our own client goes over loopback: TCPStore looks up the name of whom it connects to, which
-    # takes seconds where a DNS server is configured and does not answer.
-    store = _tcp_store(
-        MingleError,
-        f"the store for {address} could not be opened",
-        _LOOPBACK,
-        0,
-        is_master=True,
-        multi_tenant=True,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=OPEN_S),
-    )
-    store.set_timeout(timedelta(seconds=OPERATION_S))
-    return store
+
+    def __init__(self, address: str) -> None:
+        """`address`: where the others will reach it. Raises `MingleError` where no port can be
+        had, `BadInput` without torch."""
+        distributed()
+        self._sentence = f"the store for {address} could not be opened"
+        listener = _listener(self._sentence)
+        self.port: int = listener.getsockname()[1]
+        self._store = _begin(
+            _LOOPBACK,
+            self.port,
+            is_master=True,
+            multi_tenant=True,
+            master_listen_fd=listener.detach(),
+            wait_for_workers=False,
+            timeout=timedelta(seconds=CONNECT_S),
+        )
+
+    def store(self) -> TCPStore:
+        """Raises `MingleError` where it could not be opened."""
+        store = _end(self._store, MingleError, self._sentence, CONNECT_S)
+        store.set_timeout(timedelta(seconds=OPERATION_S))
+        return store
+
+
+def open_store(address: str) -> TCPStore:
+    """A new store, for the others to reach at `address` and at its `.port`. Where somebody waits
+    for that port, use `Opening`. Raises as it does."""
+    return Opening(address).store()
 
 
 def connect_store(
     address: str, port: int, timeout_s: float, *, world_size: int | None = None
 ) -> TCPStore:
-    """A client of the store there; `timeout_s` is for the connection and for each later operation.
+    """A client of the store there; `timeout_s` is for the connection, and for each later operation
+    until somebody calls `set_timeout`. It holds also where a server that was stopped would keep
+    TCPStore itself for longer.
 
     `address` is a literal IP, IPv6 without brackets and with its scope where it has one. With
     `world_size` the store counts this client, as a rank 0 that came by `env://` waits for.
 
     Raises `Lost` where it cannot be reached, `BadInput` without torch.
     """
-    return _tcp_store(
-        Lost,
-        f"rank 0's store at {endpoint(address, port)} cannot be reached, though it was when the "
-        "round was sealed; run all of the job again",
+    distributed()
+    connecting = _begin(
         address,
         port,
         world_size=world_size,
@@ -97,16 +117,48 @@ def connect_store(
         wait_for_workers=world_size is not None,
         timeout=timedelta(seconds=timeout_s),
     )
+    sentence = (
+        f"rank 0's store at {endpoint(address, port)} cannot be reached, though it was when the "
+        "round was sealed; run all of the job again"
+    )
+    return _end(connecting, Lost, sentence, timeout_s)
 
 
-def _tcp_store(
-    kind: type[MingleError], sentence: str, address: str, port: int, **options: object
-) -> TCPStore:
-    dist = distributed()
+def _listener(sentence: str) -> socket.socket:
+    """On all addresses, of both families where this node has both."""
     try:
-        return dist.TCPStore(address, port, **options)
-    except (dist.DistError, OSError, RuntimeError, ValueError) as error:
-        raise kind(f"{sentence} ({_first_line(error)})") from None
+        return socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    except (OSError, ValueError):
+        pass  # a kernel without IPv6, or one that keeps the families apart
+    try:
+        return socket.create_server(("", 0))
+    except OSError as error:
+        raise MingleError(f"{sentence} ({error.strerror})") from None
+
+
+def _begin(address: str, port: int, **options: object) -> Future[TCPStore]:
+    future: Future[TCPStore] = Future()
+
+    def construct() -> None:
+        try:
+            future.set_result(distributed().TCPStore(address, port, **options))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=construct, name="mingled-store", daemon=True).start()
+    return future
+
+
+def _end(
+    future: Future[TCPStore], kind: type[MingleError], sentence: str, timeout_s: float
+) -> TCPStore:
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        reason = f"no answer within {timeout_s:g} s"
+    except (OSError, RuntimeError, ValueError) as error:  # torch's are RuntimeErrors
+        reason = _first_line(error)
+    raise kind(f"{sentence} ({reason})")
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import socket
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mingled.errors import BadInput, Lost
-from mingled.frameworks.store import connect_store, distributed, open_store
+from mingled.frameworks.store import Opening, connect_store, distributed, open_store
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed"
@@ -35,6 +37,45 @@ def test_each_round_gets_a_store_of_its_own() -> None:
     first.set("key", "value")
     assert first.port != second.port
     assert not connect_store("127.0.0.1", second.port, 10).check(["key"])
+
+
+@pytest.mark.torch
+@needs_torch
+def test_its_port_listens_before_there_is_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where DNS does not answer, and TCPStore's own client waits for it."""
+    dist, go = distributed(), threading.Event()
+    TCPStore = dist.TCPStore
+
+    def late(*given: Any, **options: Any) -> Any:
+        go.wait(60)
+        return TCPStore(*given, **options)
+
+    monkeypatch.setattr(dist, "TCPStore", late)
+    opening = Opening("127.0.0.1")
+    with socket.create_connection(("127.0.0.1", opening.port)):
+        go.set()
+        assert opening.store().port == opening.port
+
+
+@pytest.mark.torch
+@needs_torch
+def test_it_listens_as_long_as_somebody_refers_to_it() -> None:
+    store = open_store("127.0.0.1")
+    port = store.port
+    socket.create_connection(("127.0.0.1", port)).close()
+    del store
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.torch
+@needs_torch
+def test_a_server_that_never_answers_is_given_up() -> None:
+    """The kernel accepts for one that is stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(Lost, match=rf"127\.0\.0\.1:{port} cannot be reached"):
+            connect_store("127.0.0.1", port, 0.2)
 
 
 @pytest.mark.torch
