@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mingled.core.table import State, diagram
 from mingled.core.words import Form
-from mingled.frameworks.environment import EXPORTED, TUNING, VARIABLES
+from mingled.frameworks.environment import EXPORTED, FAMILY, TUNING, VARIABLES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -52,6 +52,8 @@ def environment() -> str:
         example = syntax.format("eth0")
         meaning = f"the proven interface, as in `{example}`, unless you set it"
         lines.append(f"| `{name}` | x | x | x | {meaning} |")
+    meaning = f"`{FAMILY[1]}` where the proven path is IPv6, unless you set it or the interface"
+    lines.append(f"| `{FAMILY[0]}` | x | x | x | {meaning} |")
     lines.append(
         f"| `{EXPORTED}` | x | x | x | what was set, so that the next job in the same shell does "
         "not read it as your wish |"

@@ -95,6 +95,11 @@ TUNING: tuple[tuple[str, str], ...] = (
 """The interface in each library's own syntax; set where the user has not (empty counts as not)."""
 # fmt: on
 
+FAMILY = ("NCCL_SOCKET_FAMILY", "AF_INET6")
+"""For NCCL where the proven path is IPv6: of an interface's addresses it takes the first, which is
+IPv4 where there is one. So does Gloo, which has no variable for it. Ours only beside our interface:
+the user's may have no IPv6."""
+
 
 class Environment(msgspec.Struct, frozen=True):
     """What to change in an environment for one config."""
@@ -146,6 +151,8 @@ def environment(
         for name, syntax in TUNING:
             if not wishes.get(name):
                 values[name] = syntax.format(config.interface)
+        if TUNING[0][0] in values and ":" in (config.address or "") and not wishes.get(FAMILY[0]):
+            values[FAMILY[0]] = FAMILY[1]
     unset = [name for name in present if name not in wishes and name not in values]
     values[EXPORTED] = exported(values)
     return Environment(values, [name for name in unset if name != EXPORTED], replaced)

@@ -139,6 +139,21 @@ def test_the_interface_in_each_librarys_syntax_unless_the_user_set_it() -> None:
     ] == ("eth0")
 
 
+@pytest.mark.parametrize(
+    ("address", "present", "family"),
+    [
+        ("fd00::1", {}, "AF_INET6"),
+        ("fe80::1%eth0", {}, "AF_INET6"),
+        ("10.0.0.1", {}, None),
+        ("fd00::1", {"NCCL_SOCKET_FAMILY": "AF_INET"}, None),
+        ("fd00::1", {"NCCL_SOCKET_IFNAME": "ib0"}, None),
+    ],
+)
+def test_nccl_is_told_of_ipv6(address: str, present: dict[str, str], family: str | None) -> None:
+    values = environment(config(Form.PROCESS, address=address), present=present).values
+    assert values.get("NCCL_SOCKET_FAMILY") == family
+
+
 def test_each_replaced_value_is_reported_and_ours_are_not() -> None:
     first = environment(config(Form.PROCESS), present={"MASTER_ADDR": "h", "RANK": "1"})
     assert first.replaced == [("MASTER_ADDR", "h", "10.0.0.1")]
