@@ -24,7 +24,7 @@ def _flag(text: str) -> bool:
     return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
 
 
-_READ: dict[str, tuple[Callable[[str], object], str]] = {
+PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
     "world_size": (int, "a number"),
     "rank": (int, "a number"),
     "timeout": (_seconds, "seconds above 0"),
@@ -55,14 +55,14 @@ def parameters(url: str) -> tuple[str, dict[str, Any]]:
         )
     options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in _READ:
+        if name not in PARAMETERS:
             raise BadInput(
-                f"{url}: there is no parameter {name}, only {', '.join(_READ)}; a process group "
-                "counts processes: world_size"
+                f"{url}: there is no parameter {name}, only {', '.join(PARAMETERS)}; a process "
+                "group counts processes: world_size"
             )
         if name in options:
             raise BadInput(f"{url}: {name} is given twice; give it once")
-        read, wanted = _READ[name]
+        read, wanted = PARAMETERS[name]
         try:
             options[name] = read(text)
         except (ValueError, KeyError):
