@@ -20,14 +20,12 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from mingled.frameworks.membership import Membership
+from mingled.frameworks.store import OPERATION_S
 
 TERMINAL = "torchelastic/agent/terminal_state"
 """Keys of the exit barrier begin so: `_TERMINAL_STATE_SYNC_ID`."""
 
 ASSIGNED = "torchelastic/assigned_ranks/"
-
-TIMEOUT_S = 300.0
-"""torch's own for a store (`default_pg_timeout` aside): for what nobody is lost in."""
 
 TOLD_S = 20.0
 """A host without power is known to be lost by then (`Settings.silence_sealed_s`)."""
@@ -64,7 +62,7 @@ class AgentStore:
         self._lock = threading.Lock()
         self._store: Any = None
         self._own = b""  #: what this agent stated of itself
-        self.timeout = timedelta(seconds=TIMEOUT_S)
+        self.timeout = timedelta(seconds=OPERATION_S)
 
     def set_timeout(self, timeout: timedelta) -> None:
         self.timeout = timeout

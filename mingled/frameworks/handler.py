@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from torch.distributed.elastic.rendezvous.api import (
@@ -45,7 +44,7 @@ from mingled.frameworks.environment import agent_environment
 from mingled.frameworks.membership import Membership
 from mingled.frameworks.parameters import BACKEND, join_of, remarks
 from mingled.frameworks.software import software
-from mingled.frameworks.store import connect_store, open_store
+from mingled.frameworks.store import OPERATION_S, Opening, connect_store
 from mingled.wording import clean, released_lines, waiting_line
 
 PAUSE_S = 1.0
@@ -86,8 +85,8 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
     def __init__(self, join: local.Join) -> None:
         self._join = join
         self._membership: Membership | None = None
-        self._opened: Any = None  #: the store of the attempt under way, should this be rank 0
-        self._store: Any = None  #: rank 0's, of the round that runs
+        self._opened: Opening | None = None  #: of the attempt under way, should this be rank 0
+        self._store: Opening | None = None  #: rank 0's, of the round that runs
         self._closed = False
         self._said = ""
 
@@ -185,16 +184,16 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
 
     def _open(self, address: str) -> int:
         self._opened = None  # of an attempt that is over
-        self._opened = open_store(address)
-        return int(self._opened.port)
+        self._opened = Opening(address)
+        return self._opened.port
 
     def _agent_store(self, config: Config) -> AgentStore:
         assert self._membership is not None
-        mine = self._store
-        if mine is not None:
-            return AgentStore(self._membership, lambda: mine)
+        if self._store is not None:
+            return AgentStore(self._membership, self._store.store)
         return AgentStore(
-            self._membership, lambda: connect_store(config.master_addr, config.master_port)
+            self._membership,
+            lambda: connect_store(config.master_addr, config.master_port, OPERATION_S),
         )
 
     def _leave(self, *, lost: bool = False, reason: str = "", closes: bool = False) -> None:

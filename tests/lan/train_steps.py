@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mingled.frameworks.holding import hold_peer_loss
+from mingled.torch import hold_peer_loss
 
 PAUSE_S = 0.05
 """Between two steps: two cores are shared by everybody."""
