@@ -15,7 +15,7 @@ demo:  ## train on a LAN of NNODES=3 nodes on this machine
 	@$(BIN)/mingle demo --nnodes $(NNODES)
 
 test:  ## all tests (ARGS="-k name" goes to pytest); what a machine lacks skips, and says so
-	@scripts/bootstrap --with dev
+	@scripts/bootstrap --with frameworks
 	$(BIN)/pytest $(ARGS)
 
 check: lint  ## linters, unit tests, a short simulation: under two minutes
