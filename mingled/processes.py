@@ -8,6 +8,7 @@ import os
 import pwd
 import socket
 import struct
+from pathlib import Path
 
 from mingled.core.events import Holder
 
@@ -48,6 +49,35 @@ def ancestors(pid: int) -> tuple[str, ...]:
             break
         found.append(_identity(pid, None))
     return tuple(found)
+
+
+SHELLS = frozenset({"ash", "bash", "busybox", "dash", "ksh", "ksh93", "mksh", "sh", "yash", "zsh"})
+
+
+def calling_process() -> int:
+    """The process that ran this one. For `$(...)` and `( ... )` a shell forks a copy of itself,
+    which may be gone in a moment: then the shell above it."""
+    pid = os.getppid()
+    while (above := _stat_field(pid, 4) or 0) > 0 and _forked(pid, above):
+        pid = above
+    return pid
+
+
+def _forked(pid: int, above: int) -> bool:
+    """Is `pid` a shell's copy of itself? Then it has the same program, words, environment and
+    place of the stack, which exec draws anew."""
+    stack = _stat_field(pid, 28)
+    if stack is None or stack != _stat_field(above, 28):
+        return False
+    try:
+        if os.path.basename(os.readlink(f"/proc/{pid}/exe")) not in SHELLS:
+            return False
+        return all(
+            Path(f"/proc/{pid}/{name}").read_bytes() == Path(f"/proc/{above}/{name}").read_bytes()
+            for name in ("cmdline", "environ")
+        ) and os.path.samefile(f"/proc/{pid}/exe", f"/proc/{above}/exe")
+    except OSError:
+        return False
 
 
 def open_peer(sock: socket.socket) -> tuple[Holder, int | None]:

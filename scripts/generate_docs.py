@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mingled.core.table import State, diagram
 from mingled.core.words import Form
+from mingled.frameworks.dialects.registry import DIALECTS
 from mingled.frameworks.environment import EXPORTED, FAMILY, TUNING, VARIABLES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -73,7 +74,61 @@ def states() -> str:
     )
 
 
-PAGES = {"environment.md": environment, "states.md": states}
+FRAMEWORKS = """# Frameworks
+
+Made by `scripts/generate_docs.py`.
+
+One sealed config, in the words of each framework. Every name below is good in three places, and
+says the same in each:
+
+    mingle-wait --job bert --world-size 4 --for jax -- python train.py
+    eval "$(mingle-wait --job bert --world-size 4 --format jax)"
+    cfg.to_env("jax")                            # of a DdpConfig, in Python
+
+Its variables stand beside the usual ones ([environment.md](environment.md)), so that several names
+may be given: `--for sing,jax`. A value of yours that is replaced is named on stderr. What a
+framework cannot be told (a size that nobody knows, several processes in one participant) is refused
+before anybody waits; what depends on who came, such as uneven nodes, once all are here, on every
+node alike.
+"""
+
+FRAMEWORKS_END = """## What holds the lease
+
+Without CMD somebody must be the participant from then on. Shell text ends with a line that makes
+it the evaluating shell. A path, dotenv and an env-file are read by programs that know nothing of
+leases, so it is the process that ran `mingle-wait`, mostly your shell, until it ends or
+`mingle leave bert`:
+
+    mingle-wait --job bert --nnodes 2 --format docker > env
+    docker run --network host --env-file env IMAGE
+
+    deepspeed --hostfile="$(mingle-wait --job bert --nnodes 2 --format deepspeed)" train.py
+
+JSON holds a token instead: within ten seconds the program that reads it says which process it is
+to be, `mingle-wait --adopt TOKEN PID`, or the others are told of a loss.
+
+A hostfile has mode 0600 and lies among your private daemons. Under `mingle-wait` it goes with CMD,
+in Python with the process; else the next that is written after its holder's end removes it.
+"""
+
+
+def frameworks() -> str:
+    """docs/frameworks.md."""
+    lines = [FRAMEWORKS, "## Names", "", "| name | who reads it | forms |", "|---|---|---|"]
+    for dialect in DIALECTS:
+        forms = ", ".join(form for form in Form if form in dialect.forms)
+        if dialect.one_process:
+            forms = forms.replace("launcher", "launcher (one process per node)")
+        lines.append(f"| `{dialect.name}` | {dialect.reader} | {forms} |")
+    lines += ["", "## Variables", "", "| name | variable | meaning |", "|---|---|---|"]
+    for dialect in DIALECTS:
+        rows = [(f"`{item.name}`", item.meaning) for item in dialect.variables]
+        for variable, meaning in rows or [("all", dialect.syntax)]:
+            lines.append(f"| `{dialect.name}` | {variable} | {meaning} |")
+    return "\n".join(lines) + "\n\n" + FRAMEWORKS_END
+
+
+PAGES = {"frameworks.md": frameworks, "environment.md": environment, "states.md": states}
 
 
 def main() -> int:

@@ -12,9 +12,11 @@ from mingled.cli import torchrun
 from mingled.core.local import Join
 from mingled.core.messages import check_shape
 from mingled.core.peers import listed
-from mingled.core.software import wanted
+from mingled.core.software import wanted as items_wanted
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
+from mingled.frameworks.dialects import registry, sing
+from mingled.frameworks.dialects.registry import Chosen
 from mingled.frameworks.environment import defaults
 from mingled.net.gpus import processes
 
@@ -48,6 +50,8 @@ class Flags(NamedTuple):
     subnets: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     require_same: tuple[str, ...] = ()
+    dialects: tuple[str, ...] = ()
+    sing_suffix: str | None = None
 
 
 OnLost = Literal["warn", "stop", "restart", "ignore"]
@@ -65,6 +69,7 @@ class Wish(msgspec.Struct, frozen=True):
 
     join: Join
     line: torchrun.TorchrunLine | None
+    chosen: Chosen = Chosen()
 
 
 def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: bool) -> Wish:
@@ -98,7 +103,8 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
             f"job {job}: --last-call is for a range of nodes, as in --nnodes 2:4; delete "
             "--last-call, or give a range"
         )
-    return Wish(
+    picked = _chosen(job, flags, given)
+    wanted = Wish(
         Join(
             job=job,
             form=join.form,
@@ -115,12 +121,24 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
             interfaces=listed(flags.interfaces or [given.get("MINGLE_INTERFACE", "")]),
             subnets=listed(flags.subnets or [given.get("MINGLE_SUBNET", "")]),
             peers=listed(flags.peers or [given.get("MINGLE_PEERS", "")]),
-            require_same=wanted(
+            require_same=items_wanted(
                 flags.require_same or [given.get("MINGLE_REQUIRE_SAME", "")], f"job {job}: "
             ),
         ),
         line,
+        picked,
     )
+    picked.refuse(wanted.join)
+    return wanted
+
+
+def _chosen(job: JobId, flags: Flags, env: Mapping[str, str]) -> Chosen:
+    named = registry.chosen(flags.dialects, "--for", job)
+    if sing.SING in named:
+        return Chosen(named, sing.suffix_of(flags.sing_suffix, dict(env), job))
+    if flags.sing_suffix is not None:
+        raise BadInput(f"job {job}: --sing-suffix is for --for sing; add that, or delete it")
+    return Chosen(named)
 
 
 def check_given(flag: str, values: Sequence[str], who: str = "") -> None:

@@ -19,7 +19,7 @@ import msgspec
 from mingled.cli.nodes import WITHIN, WITHIN_RANGE, find
 from mingled.core.reach import bare, is_link_local_v6, parsed
 from mingled.core.secrets import label_of
-from mingled.core.words import JobId
+from mingled.core.words import HOST_NAME, JobId
 from mingled.doctor.nodes import Nodes, Seen
 from mingled.errors import BadInput, MingleError
 from mingled.net import interfaces
@@ -29,10 +29,6 @@ Format = Literal["openmpi", "deepspeed", "ssh"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 SLOTS_MAX = 4_096
-
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?")
-"""RFC 1123. Anything else could be a pattern or another line of the file."""
 
 _USER = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,31})?")
 
@@ -126,7 +122,7 @@ def chosen(
         address = address_of(seen, common) or (_link_local(seen) if link_local else "")
         if presence is None or not address:
             continue
-        name = seen.host if _HOST.fullmatch(seen.host) else ""
+        name = seen.host if HOST_NAME.fullmatch(seen.host) else ""
         hosts.setdefault(
             address, Host(name=name, address=address, slots=slots or max(1, len(presence.gpus)))
         )

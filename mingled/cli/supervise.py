@@ -18,7 +18,7 @@ from mingled.cli.forms import Reaction, Wish
 from mingled.core import local
 from mingled.core.messages import Fate
 from mingled.errors import Lost, MingleError
-from mingled.frameworks.environment import environment
+from mingled.frameworks.dialects import hostfiles
 from mingled.watching import Watch
 from mingled.wording import gone_line, member
 
@@ -35,7 +35,7 @@ def prepared(
     lease: client.Lease, wanted: Wish, cmd: Sequence[str], display: Display
 ) -> tuple[list[str], dict[str, str]]:
     """The words and the environment of CMD in this round; says what the round is."""
-    changes = environment(lease.config, present=os.environ)
+    changes = wanted.chosen.environment(lease.config, present=os.environ, owner=os.getpid())
     display.released(lease.config, lease.found_s, lease.waited_s)
     for name, old, new in changes.replaced:
         display.line(f"{name}={old} in the environment is replaced by {new}")
@@ -81,13 +81,16 @@ class Supervisor:
         """CMD's exit code, of its last run. Raises `Lost` where it was stopped for a loss, what
         joining again raises, and `BadInput` where CMD cannot be run."""
         while True:
-            argv, env = prepared(lease, self._wanted, self._cmd, self._display)
             try:
+                argv, env = prepared(lease, self._wanted, self._cmd, self._display)
                 command = child.Child(self._path, argv, env, lease.config.job)
             except MingleError:
                 lease.leave(lost=True, reason="CMD could not be run")
                 raise
-            ended, status = self._watch(lease, command)
+            try:
+                ended, status = self._watch(lease, command)
+            finally:
+                hostfiles.remove(env)
             if not self._decide(lease, ended, status, command.interrupted):
                 return child.exit_code(status)
             failed = "" if ended.stopped_for else child.describe(status)

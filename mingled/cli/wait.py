@@ -14,14 +14,13 @@ import click
 import msgspec
 
 from mingled import __version__, client
-from mingled.cli import child, shell
+from mingled.cli import child, printing, shell
 from mingled.cli.display import Display
 from mingled.cli.forms import RESTARTS_MAX, STOP_GRACE, Flags, OnLost, check_watched, reaction, wish
 from mingled.core import local
-from mingled.core.codec import encode
-from mingled.core.config import Config
 from mingled.errors import BadInput, MingleError
-from mingled.frameworks.environment import TUNING, check_interfaces, environment
+from mingled.frameworks.dialects import registry
+from mingled.frameworks.environment import TUNING, check_interfaces
 from mingled.frameworks.software import software
 from mingled.wording import clean, split_warning
 
@@ -129,14 +128,27 @@ Exit codes:
     help="Refuse whoever runs another python, torch, cuda, nccl, driver, git commit, cmd or "
     "script; all: any of these.  [env: MINGLE_REQUIRE_SAME]",
 )
+@click.option(
+    "--for",
+    "dialects",
+    multiple=True,
+    metavar="NAME,...",
+    help="Set what these read, too: " + ", ".join(registry.SPOKEN) + ".",
+)
+@click.option(
+    "--sing-suffix",
+    metavar="DOMAIN",
+    help="Of SING_HOST_ADDR, JOB-RANK.DOMAIN; `local` is answered by mDNS, which shows the job's "
+    "name on the network.  [env: SING_HOSTNAME_SUFFIX; default: local]",
+)
 @click.option("--exec", "exec_", is_flag=True, help="Become CMD instead of staying as its parent.")
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["shell", "json"]),
-    default="shell",
-    show_default=True,
-    help="Without CMD: what to print on stdout.",
+    type=click.Choice(["shell", *registry.BY_NAME]),
+    metavar="NAME",
+    help="Without CMD: what to print on stdout. json, dotenv, docker (an --env-file); deepspeed, "
+    "openmpi: the path of a hostfile; else shell text, as --for NAME sets it.  [default: shell]",
 )
 @click.version_option(__version__, prog_name="mingle-wait")
 @click.option("--adopt", metavar="TOKEN", hidden=True)
@@ -159,8 +171,10 @@ def command(
     subnets: tuple[str, ...],
     peers: tuple[str, ...],
     require_same: tuple[str, ...],
+    dialects: tuple[str, ...],
+    sing_suffix: str | None,
     exec_: bool,
-    format_: str,
+    format_: str | None,
     adopt: str | None,
     cmd: tuple[str, ...],
 ) -> None:
@@ -177,13 +191,17 @@ def command(
         return
     if exec_ and not cmd:
         raise BadInput(f"job {job}: --exec without CMD; add -- CMD, or delete --exec")
+    if cmd and format_ is not None:
+        raise BadInput(f"job {job}: --format is for a wait without CMD; {_instead(format_)}")
     shape = (job, nnodes, node_rank, nproc_per_node, world_size, rank)
-    where = (interfaces, subnets, peers)
-    rest = (timeout, last_call, not no_wait, any_user, stop_grace)
-    flags = Flags(*shape, *rest, *where, require_same)
+    if format_ in registry.SPOKEN:
+        dialects += (format_,)
+    where = (interfaces, subnets, peers, require_same, dialects, sing_suffix)
+    flags = Flags(*shape, timeout, last_call, not no_wait, any_user, stop_grace, *where)
     react = reaction(job, on_lost, max_restarts, cmd=bool(cmd), exec_=exec_)
     wanted = wish(flags, cmd, os.environ, adopt=not cmd)
     check_watched(wanted.join.form, react, wanted.join.job)
+    printing.check(format_, wanted.join.job)
     path = child.look_up(cmd[0], wanted.join.job) if cmd else ""
     _check_interfaces()
     join = wanted.join
@@ -205,7 +223,7 @@ def command(
     try:
         lease = joined("")
         if not cmd:
-            _print(lease, format_, display)
+            printing.show(lease, wanted.chosen, format_ or printing.SHELL, display)
             return
         from mingled.cli import supervise
 
@@ -242,31 +260,10 @@ def _check_interfaces() -> None:
         check_interfaces(os.environ, interface_names())
 
 
-class _Printed(msgspec.Struct, frozen=True):
-    """With `--format json`."""
-
-    config: Config
-    adopt: str  #: the token
-
-
-def _print(lease: client.Lease, format_: str, display: Display) -> None:
-    changes = environment(lease.config, present=os.environ)
-    display.released(lease.config, lease.found_s, lease.waited_s)
-    for name, old, new in changes.replaced:
-        display.line(f"{name}={old} in the environment is replaced by {new}")
-    token = f"{lease.connection.path}#{lease.token}"
-    if format_ == "json":
-        text = encode(_Printed(config=lease.config, adopt=token)).decode()
-    else:
-        adopt = [os.path.abspath(sys.argv[0])]
-        if os.path.basename(adopt[0]) != "mingle-wait":  # mingle wait, or a module
-            adopt = [sys.executable, "-P", "-m", "mingled.cli.wait"]
-        adopt += ["--adopt", token]
-        text = shell.assignments(changes.values, changes.unset, adopt=adopt)
-    sys.stdout.write(text)
-    sys.stdout.flush()
-    if format_ == "shell" and sys.stdout.isatty():
-        display.line('printing sets nothing: type eval "$(mingle-wait ...)"')
+def _instead(format_: str) -> str:
+    if format_ in registry.SPOKEN:
+        return f"write --for {format_} instead"
+    return "delete it, or CMD"
 
 
 # ---------------------------------------------------------------- errors become exit codes
@@ -297,8 +294,10 @@ def _is_evaluated(args: list[str]) -> bool:
         _, equals, value = word.partition("=")
         if not equals and word not in flags:
             value = next(words, "")
-        if word.startswith("--adopt") or (word.startswith("--format") and value == "json"):
+        if word.startswith("--adopt"):
             return False
+        if word.startswith("--format") and value not in printing.EVALUATED:
+            return value not in registry.BY_NAME  # a typo: in doubt, `eval` must fail
     return True
 
 

@@ -20,6 +20,12 @@ NPROC_MAX = 4096
 """Processes that one launcher may start on its node."""
 
 
+_HOST_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+HOST_LABEL = re.compile(_HOST_LABEL)
+HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_HOST_LABEL}(\.{_HOST_LABEL})*\.?")
+"""RFC 1123. In a file, anything else could be a pattern or another line."""
+
+
 class Form(enum.StrEnum):
     """What one participant stands for."""
 
@@ -102,6 +108,11 @@ class Label(str):
         if not cls.pattern.fullmatch(text):
             raise BadInput(f"label {text[:64]!r}: not {cls.pattern.pattern}")
         return super().__new__(cls, text)
+
+
+def host_label(job: str, rank: int) -> str:
+    """What stands before the first dot in the host name of one rank: `bert-0`."""
+    return f"{job}-{rank}"
 
 
 def distinct(places: Iterable[tuple[str, str]]) -> tuple[str, ...]:

@@ -123,9 +123,28 @@ class DdpConfig:
         """The roster, by rank; empty in the plain form."""
         return self.config.members
 
-    def to_env(self) -> dict[str, str]:
-        """The environment variables for this participant (see `mingled.frameworks.environment`)."""
-        return dict(environment(self.config, present=os.environ).values)
+    def to_env(self, dialect: str | None = None) -> dict[str, str]:
+        """The environment variables for this participant (see `mingled.frameworks.environment`).
+
+        With a `dialect` ("jax", "tensorflow", "sing", ...: docs/frameworks.md) its variables stand
+        beside the usual ones. A hostfile (deepspeed, openmpi) lives as long as this process. Names
+        of `sing` are answered by nobody here: that is for `mingle-wait --for sing`. Raises
+        `BadInput` for a name that is none, and for a dialect that this round does not suit.
+        """
+        if dialect is None:
+            return dict(environment(self.config, present=os.environ).values)
+        from mingled.frameworks.dialects import hostfiles, registry, sing
+
+        job = self.job
+        if not isinstance(dialect, str):
+            raise BadInput(f'job {job}: to_env({dialect!r}): want a name, as in "jax"')
+        named = registry.chosen((dialect,), "to_env", job)
+        suffix = sing.suffix_of(None, defaults(os.environ), job) if sing.SING in named else ""
+        picked = registry.Chosen(named, suffix or sing.LOCAL)
+        picked.refuse(self._lease.join)
+        changes = picked.environment(self.config, present=os.environ, owner=os.getpid())
+        hostfiles.remove_at_exit(changes.values)
+        return dict(changes.values)
 
     def apply(self) -> None:
         """Set them in `os.environ`, and unset what an earlier job set and this one does not. Warns

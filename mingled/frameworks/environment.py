@@ -130,10 +130,14 @@ def agent_environment(config: Config, *, present: Mapping[str, str]) -> dict[str
 
 
 def environment(
-    config: Config, *, present: Mapping[str, str], only: Collection[str] | None = None
+    config: Config,
+    *,
+    present: Mapping[str, str],
+    only: Collection[str] | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Environment:
     """The variables of `config` for a process or shell whose environment is `present`. `only`: of
-    the rendezvous variables no others."""
+    the rendezvous variables no others; `more` on top, such as a dialect's."""
     values = {
         variable.name: value
         for variable in VARIABLES
@@ -141,6 +145,7 @@ def environment(
         and (only is None or variable.name in only)
         and (value := variable.value(config)) is not None
     }
+    values |= more or {}
     wishes = defaults(present)
     replaced = [
         (name, wishes[name], value)
