@@ -109,6 +109,18 @@ to be, `mingle-wait --adopt TOKEN PID`, or the others are told of a loss.
 
 A hostfile has mode 0600 and lies among your private daemons. Under `mingle-wait` it goes with CMD,
 in Python with the process; else the next that is written after its holder's end removes it.
+
+## JAX in a script
+
+    import mingled.jax
+    cfg = mingled.jax.initialize("bert", world_size=4)    # joins, waits, jax.distributed.initialize
+
+Whatever else `jax.distributed.initialize` takes may follow (`local_device_ids=[0]`,
+`initialization_timeout=60`).
+
+On CPUs JAX's collectives listen at what the machine's own name stands for, 127.0.1.1 on any Debian;
+here they take the proven interface. A script that calls `jax.distributed.initialize` itself needs
+the name in /etc/hosts, with its real address. GPUs do not care.
 """
 
 
@@ -121,10 +133,13 @@ def frameworks() -> str:
             forms = forms.replace("launcher", "launcher (one process per node)")
         lines.append(f"| `{dialect.name}` | {dialect.reader} | {forms} |")
     lines += ["", "## Variables", "", "| name | variable | meaning |", "|---|---|---|"]
+    speakers: dict[tuple[str, str], list[str]] = {}
     for dialect in DIALECTS:
         rows = [(f"`{item.name}`", item.meaning) for item in dialect.variables]
-        for variable, meaning in rows or [("all", dialect.syntax)]:
-            lines.append(f"| `{dialect.name}` | {variable} | {meaning} |")
+        for row in rows or [("all", dialect.syntax)]:
+            speakers.setdefault(row, []).append(f"`{dialect.name}`")
+    for (variable, meaning), names in speakers.items():
+        lines.append(f"| {', '.join(names)} | {variable} | {meaning} |")
     return "\n".join(lines) + "\n\n" + FRAMEWORKS_END
 
 

@@ -5,6 +5,8 @@ With real daemons: `tests/test_client.py`.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +20,16 @@ from mingled.core import local
 from mingled.core.config import Config
 from mingled.core.words import Form, ParticipantId
 from mingled.errors import BadInput
+from mingled.frameworks.environment import EXPORTED
 from tests.core.samples import CONFIG, WHO
+from tests.frameworks.samples import sealed
 
 
 class FakeLease:
     """A lease of nobody's, that remembers how it ended."""
 
-    def __init__(self, config: Config, participant: ParticipantId) -> None:
+    def __init__(self, join: local.Join, config: Config, participant: ParticipantId) -> None:
+        self.join = join
         self.config = config
         self.participant = participant
         self.connection = self
@@ -59,7 +64,7 @@ class FakeDaemon:
             told(notice)
         participant = ParticipantId(f"{len(self.leases):032x}")
         config = msgspec.structs.replace(self.config, job=request.job)
-        self.leases.append(FakeLease(config, participant))
+        self.leases.append(FakeLease(request, config, participant))
         return cast(client.Lease, self.leases[-1])
 
 
@@ -205,3 +210,51 @@ def test_the_config_as_attributes(daemon: FakeDaemon) -> None:
             "DdpConfig(job='bert', rank=0, world_size=8, master=fd00::1:29512, interface='eth0')"
         )
         assert cfg.to_env()["MASTER_ADDR"] == "fd00::1"
+
+
+def test_another_dialect_beside_the_usual_variables(daemon: FakeDaemon) -> None:
+    daemon.config = sealed()
+    with mingled.join("bert", world_size=4) as cfg:
+        usual = cfg.to_env()
+        for name, variable, value in (
+            ("jax", "JAX_PROCESS_ID", "1"),
+            ("sing", "SING_HOST_ADDR", "bert-1.local"),
+        ):
+            said = cfg.to_env(name)
+            assert said[variable] == value
+            assert usual.keys() < said.keys()
+            assert {n: said[n] for n in usual if n != EXPORTED} == {
+                n: usual[n] for n in usual if n != EXPORTED
+            }
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("json", "is a text to print"),
+        ("horovod", "to_env takes torch, torchrun, "),
+        ("torchrun", "torchrun is for one launcher per node"),
+        (3, 'want a name, as in "jax"'),
+    ],
+)
+def test_a_dialect_that_cannot_be(daemon: FakeDaemon, name: Any, why: str) -> None:
+    daemon.config = sealed()
+    with mingled.join("bert", world_size=4) as cfg, pytest.raises(BadInput) as caught:
+        cfg.to_env(name)
+    assert str(caught.value).startswith("job bert: ")
+    assert why in str(caught.value)
+
+
+def test_a_hostfile_ends_with_its_process(runtime: Path) -> None:
+    script = """
+import mingled
+with mingled.join("bert", world_size=1, timeout=60) as cfg:
+    path = cfg.to_env("deepspeed")["MINGLE_HOSTFILE"]
+    print(open(path).read(), path)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    line, path = done.stdout.splitlines()
+    assert line == "127.0.0.1 slots=1"
+    assert not Path(path.strip()).exists()

@@ -220,6 +220,13 @@ def daemons_on(nodes: Iterable[Node]) -> list[Running]:
     return started
 
 
+def over(node: Node, folder: Path, path: str, text: str) -> None:
+    """On this node alone `path` reads as `text`."""
+    file = folder / f"{node.name}-{path.replace('/', '-')}"
+    file.write_text(text)
+    node.run(["mount", "--bind", str(file), path], check=True)
+
+
 def one_round(lan: Lan, envs: Mapping[int, dict[str, str]]) -> int:
     """What launchers were told, by the number of their node, is one and the same round with ranks
     0 to N - 1, and true: one leads, where all are sent to. The number of rank 0's node."""

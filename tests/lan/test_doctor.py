@@ -15,7 +15,7 @@ from mingled.doctor.run import CHECKS
 from mingled.lab import Lan, Node
 
 from .conftest import MakeLan
-from .helpers import BIN, NOBODY, READY, SHOW, SOCKET, daemons_on, python, start, wait
+from .helpers import BIN, NOBODY, READY, SHOW, SOCKET, daemons_on, over, python, start, wait
 
 MINGLE = str(BIN / "mingle")
 
@@ -59,13 +59,6 @@ def machines(lan: MakeLan, tmp_path: Path) -> MakeLan:
         return made
 
     return make
-
-
-def over(node: Node, folder: Path, path: str, text: str) -> None:
-    """On this node alone `path` reads as `text`."""
-    file = folder / f"{node.name}-{path.replace('/', '-')}"
-    file.write_text(text)
-    node.run(["mount", "--bind", str(file), path], check=True)
 
 
 def others(lan: Lan) -> Sequence[Node]:
