@@ -247,6 +247,8 @@ class Daemon:
         match action:
             case actions.Advertise() | actions.Withdraw() | actions.Ask() | actions.Doubt():
                 self._ladder.perform(action)
+            case actions.PublishName() | actions.WithdrawName():
+                self._ladder.name(action)
             case actions.OpenProof():
                 self._proofs.open_proof(
                     action.job,

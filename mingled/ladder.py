@@ -28,12 +28,14 @@ class Ladder:
         port: int,
     ) -> None:
         self._datagrams = Datagrams(identity, port=port)
+        self._emit = emit
+        self._mdns = Mdns(emit, identity.node, identity) if "mdns" in rungs else None
         every: dict[str, Callable[[], Discovery]] = {
-            "mdns": lambda: Mdns(emit, identity.node, identity),
             "broadcast": lambda: Broadcast(emit, self._datagrams),
             "peers": lambda: Unicast(emit, self._datagrams, Resolver(), peers),
         }
-        self._rungs = [make() for name, make in every.items() if name in rungs]
+        first: list[Discovery] = [] if self._mdns is None else [self._mdns]
+        self._rungs = first + [make() for name, make in every.items() if name in rungs]
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -56,6 +58,23 @@ class Ladder:
         await self._datagrams.readdress(addresses)
         for rung in self._rungs:
             await rung.readdress(addresses)
+
+    def name(self, action: actions.PublishName | actions.WithdrawName) -> None:
+        """Names are multicast DNS's alone."""
+        if self._mdns is not None:
+            match action:
+                case actions.PublishName():
+                    self._mdns.names.publish(action.participant, action.name, action.address)
+                case actions.WithdrawName():
+                    self._mdns.names.withdraw(action.participant)
+        elif isinstance(action, actions.PublishName):
+            self._emit(
+                events.NameRefused(
+                    participant=action.participant,
+                    name=f"{action.name}.local",
+                    reason="mingled runs without mDNS here (--discovery)",
+                )
+            )
 
     def perform(
         self, action: actions.Advertise | actions.Withdraw | actions.Ask | actions.Doubt

@@ -121,6 +121,15 @@ Whatever else `jax.distributed.initialize` takes may follow (`local_device_ids=[
 On CPUs JAX's collectives listen at what the machine's own name stands for, 127.0.1.1 on any Debian;
 here they take the proven interface. A script that calls `jax.distributed.initialize` itself needs
 the name in /etc/hosts, with its real address. GPUs do not care.
+
+## Names by mDNS
+
+With `--for sing` and the suffix `local`, and only then, each machine's daemon answers the names of
+its own ranks by multicast DNS, `bert-0.local` and so on, as long as the lease lasts; nss-mdns and
+avahi resolve them. This shows the job's name to everybody on the network. The name is asked for
+first (RFC 6762, 8.1): where another machine has it already, that is said, and it keeps it. Another
+suffix (`--sing-suffix team.example.org`, or `SING_HOSTNAME_SUFFIX`) is your own DNS's to answer.
+`SING_MASTER_ADDR` is always rank 0's literal address.
 """
 
 

@@ -124,6 +124,7 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
             require_same=items_wanted(
                 flags.require_same or [given.get("MINGLE_REQUIRE_SAME", "")], f"job {job}: "
             ),
+            named=picked.publishes,
         ),
         line,
         picked,

@@ -57,6 +57,8 @@ def show(lease: client.Lease, chosen: Chosen, format_: str, display: Display) ->
         display.released(lease.config, lease.found_s, lease.waited_s)
         for name, old, new in changes.replaced:
             display.line(f"{name}={old} in the environment is replaced by {new}")
+        for line in chosen.notes(lease.config):
+            display.line(line)
         token = f"{lease.connection.path}#{lease.token}"
         if format_ == "json":
             printed = _Printed(lease.config, changes.values, token)

@@ -39,6 +39,8 @@ def prepared(
     display.released(lease.config, lease.found_s, lease.waited_s)
     for name, old, new in changes.replaced:
         display.line(f"{name}={old} in the environment is replaced by {new}")
+    for line in wanted.chosen.notes(lease.config):
+        display.line(line)
     argv = list(cmd)
     if wanted.line is not None and wanted.line.direct:
         argv = torchrun.rewrite(wanted.line, lease.config)

@@ -68,6 +68,18 @@ class Withdraw(Action, frozen=True, kw_only=True):
     claim: Nonce
 
 
+class PublishName(Action, frozen=True, kw_only=True):
+    """Answer `name`.local by multicast DNS, unless another machine does. NameRefused may come."""
+
+    participant: ParticipantId
+    name: str
+    address: str
+
+
+class WithdrawName(Action, frozen=True, kw_only=True):
+    participant: ParticipantId
+
+
 class Ask(Action, frozen=True, kw_only=True):
     """Ask the network who leads this job. `unicast`: ask for an answer to us alone (QU)."""
 

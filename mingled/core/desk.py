@@ -98,6 +98,7 @@ class Desk:
         seat.alive(now)
         self._replace(event.holder, event.participant, "", now)
         self._job.seats[seat.participant] = seat
+        self._job.name(seat)
         self._job.attachments.take_up(event.config, seat.participant, now)
         self._job.rounds.prune(now)
         self._job.settle(now)

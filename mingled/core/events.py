@@ -146,6 +146,14 @@ class DiscoveryNoted(Event, frozen=True, kw_only=True):
     sentence: str
 
 
+class NameRefused(Event, frozen=True, kw_only=True):
+    """A name of PublishName is not answered: another machine has it, or there is no mDNS."""
+
+    participant: ParticipantId
+    name: str
+    reason: str
+
+
 class AddressesChanged(Event, frozen=True, kw_only=True):
     """This node's candidate addresses, best first."""
 

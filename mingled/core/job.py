@@ -23,7 +23,7 @@ from mingled.core.secrets import label_of
 from mingled.core.table import BETWEEN, OUTCOME_OPEN, State, Trigger, step
 from mingled.core.views import Views
 from mingled.core.watch import Watches
-from mingled.core.words import Form, JobId, Nonce, ParticipantId
+from mingled.core.words import Form, JobId, Nonce, ParticipantId, host_label
 from mingled.errors import Conflict, Indeterminate
 
 
@@ -120,6 +120,8 @@ class Job:
         if self.seats.pop(seat.participant, None) is None:
             return
         self.ctx.do(actions.Release(participant=seat.participant))
+        if seat.join.named and not seat.waiting:
+            self.ctx.do(actions.WithdrawName(participant=seat.participant))
         if seat.waiting:
             if self.claim is not None:
                 self.claim.seal.local_ended(seat.participant, now)
@@ -179,6 +181,20 @@ class Job:
             waited_s=now - seat.since,
         )
         self.ctx.do(actions.Tell(participant=seat.participant, message=ready))
+        self.name(seat)
+
+    def name(self, seat: Seat) -> None:
+        """Let the network resolve JOB-RANK.local to this node, if that was asked for."""
+        config = seat.config
+        if not seat.join.named or config is None:
+            return
+        # Rank 0 of the plain form may not know its own interface, but others know its address.
+        address = config.address or (config.master_addr if config.rank == 0 else None)
+        if address is not None:
+            name = host_label(self.job, config.rank)
+            self.ctx.do(
+                actions.PublishName(participant=seat.participant, name=name, address=address)
+            )
 
     # ------------------------------------------------------------ what to do next
 

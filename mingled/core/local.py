@@ -14,7 +14,7 @@ from mingled.core.config import Config
 from mingled.core.messages import Fate, Running, Seen, check_shape
 from mingled.core.peers import check_peers, check_subnets
 from mingled.core.software import Software, check_items
-from mingled.core.words import Form, JobId, Nonce, ParticipantId
+from mingled.core.words import HOST_LABEL, Form, JobId, Nonce, ParticipantId, host_label
 from mingled.errors import BadInput
 
 LINE_SIZE_BYTES_MAX = 64 * 1024
@@ -68,12 +68,18 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     heartbeat_s: float | None = None
     software: Software | None = None  #: that it would run
     require_same: tuple[str, ...] = ()  #: of that, what is to be the same for all
+    named: bool = False  #: answer JOB-RANK.local by mDNS while it holds its rank
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc, self.job)
         check_peers(self.peers, f"job {self.job}: ")
         check_subnets(self.subnets, f"job {self.job}: ")
         check_items(self.require_same)
+        if self.named and not HOST_LABEL.fullmatch(host_label(self.job, self.rank_max)):
+            raise BadInput(
+                f"job {self.job}: {host_label(self.job, self.rank_max)} is no host name; choose a "
+                "job ID of letters, digits and inner hyphens, and not so long a one"
+            )
         for name, value in (("last call", self.last_call_s), ("stop grace", self.stop_grace_s)):
             if value is not None and not 0 <= value <= PAUSE_MAX_S:
                 raise BadInput(
@@ -92,6 +98,11 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     def compares(self) -> bool:
         """There is somebody to compare software with, or it is to be known anyway."""
         return self.size_max != 1 or bool(self.require_same)
+
+    @property
+    def rank_max(self) -> int:
+        """The highest that it can get."""
+        return max(self.size_max - 1, self.rank or 0)
 
     @property
     def wish(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -135,6 +135,10 @@ class Rendezvous:
                 for job in self.jobs.values():
                     if event.label in (None, job.label):
                         job.views.discovery_noted(event.sentence)
+            case events.NameRefused():
+                found = self._seat(event.participant)
+                if found:
+                    found[0].warn(found[1], f"{event.name} is not answered: {event.reason}")
             case events.PlacesTried():
                 self._hails.tried(event)
             case events.LinkOpened() | events.LinkFailed() | events.LinkAccepted():

@@ -32,6 +32,7 @@ from mingled.core.datagrams import KEY_ID_CHARS_MAX, Identity, unscoped
 from mingled.core.events import Address
 from mingled.core.messages import ADDRESSES_MAX, Advert
 from mingled.core.words import Label, NodeId, Nonce
+from mingled.edges.names import Names
 from mingled.errors import BadInput
 from mingled.net.multicast import NODE_TYPE, Plan, Spot, plan, usable
 from mingled.net.udp import GROUP
@@ -106,6 +107,7 @@ class Mdns:
         self._retry_at_s = 0.0
         self._readdressing = asyncio.Lock()
         self._closed = False
+        self.names = Names(emit)
         self.state = "mdns: not started"  #: one line for status
 
     async def start(self, addresses: Sequence[Address]) -> None:
@@ -132,6 +134,7 @@ class Mdns:
             return
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, TYPE, handlers=[self._changed])
         self._present(addresses)
+        self.names.attach(self._zeroconf.zeroconf)
         for claim, info in self._published.items():  # advertised before there was a network
             self._spawn(self._publish(info), claim)
         self._joined(addresses, planned)
@@ -142,6 +145,7 @@ class Mdns:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.names.close()
         if self._zeroconf is not None:
             self._absent()  # never announced, so there is no goodbye to say
             if self._browser is not None:

@@ -179,6 +179,8 @@ class World:
                 self.answers.append(action)
             case actions.Doubt() | actions.Rehold() | actions.Seated():
                 pass
+            case actions.PublishName() | actions.WithdrawName():
+                pass  # names decide nothing
             case actions.Introduce() | actions.TryPlaces() | actions.OpenTestPort():
                 pass  # nobody asks in here
             case actions.Advertise():

@@ -9,7 +9,7 @@ import msgspec
 from mingled.core.config import Config
 from mingled.core.local import Join
 from mingled.core.peers import listed
-from mingled.core.words import Form
+from mingled.core.words import Form, host_label
 from mingled.errors import BadInput
 from mingled.frameworks.dialects import hostfiles, jax, pytorch, sing, tensorflow, texts
 from mingled.frameworks.dialects.model import Dialect, Given
@@ -50,6 +50,13 @@ class Chosen(msgspec.Struct, frozen=True):
     @property
     def wants_hostfile(self) -> bool:
         return any(d.hostfile is not None for d in self.dialects)
+
+    def notes(self, config: Config) -> list[str]:
+        """What the user is to know of it, besides what the config says."""
+        if not self.publishes:
+            return []
+        name = f"{host_label(config.job, config.rank)}.{sing.LOCAL}"
+        return [f"{name} is answered by mDNS, which shows the job's name on this network"]
 
     def refuse(self, join: Join) -> None:
         """Before anybody waits. Raises `BadInput` where a dialect cannot serve this join."""

@@ -31,7 +31,7 @@ def _host(config: Config, given: Given) -> str:
 
 
 def _label(join: Join) -> str | None:
-    rank = max(join.size_max - 1, join.rank or 0)
+    rank = join.rank_max
     label = host_label(join.job, rank)
     if not HOST_LABEL.fullmatch(label):
         return (
