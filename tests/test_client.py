@@ -30,6 +30,7 @@ from mingled.errors import (
     VersionSkew,
 )
 from tests.core.samples import CONFIG, WHO
+from tests.daemons import seats
 
 JOB = f"bert-{os.getpid()}"
 """Not the one of another run of these tests: all use this machine's loopback."""
@@ -42,16 +43,6 @@ def restored() -> Iterator[None]:
     """`apply` changes the environment of this very process."""
     with mock.patch.dict(os.environ):
         yield
-
-
-def seats() -> list[local.Seat]:
-    """What all private daemons hold."""
-    found: list[local.Seat] = []
-    for connection in client.daemons():
-        report = client.ask(connection, local.Status())
-        assert isinstance(report, local.Report)
-        found += [seat for job in report.jobs for seat in job.seats]
-    return found
 
 
 # ---------------------------------------------------------------- mingled.join

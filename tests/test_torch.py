@@ -18,7 +18,6 @@ from unittest import mock
 import pytest
 
 from mingled import client
-from mingled.core import local
 from mingled.errors import BadInput, JoinTimeout
 
 if importlib.util.find_spec("torch") is None:
@@ -29,6 +28,7 @@ import torch.distributed as dist
 
 import mingled.torch
 from mingled.frameworks import process_group
+from tests.daemons import seats
 
 JOB = f"bert-{os.getpid()}"
 """Not the one of another run of these tests: all use this machine's loopback."""
@@ -90,15 +90,6 @@ def said(processes: list[subprocess.Popen[str]]) -> list[list[Said]]:
         assert process.returncode == 0, err
         found.append([json.loads(line) for line in out.splitlines() if line.startswith("{")])
     return sorted(found, key=lambda lines: int(lines[0]["rank"]))
-
-
-def seats() -> list[local.Seat]:
-    found: list[local.Seat] = []
-    for connection in client.daemons():
-        report = client.ask(connection, local.Status())
-        assert isinstance(report, local.Report)
-        found += [seat for job in report.jobs for seat in job.seats]
-    return found
 
 
 def listens(port: int) -> bool:

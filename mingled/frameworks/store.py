@@ -141,12 +141,24 @@ def _begin(address: str, port: int, **options: object) -> Future[TCPStore]:
 
     def construct() -> None:
         try:
-            future.set_result(distributed().TCPStore(address, port, **options))
+            future.set_result(_construct(address, port, **options))
         except BaseException as error:
             future.set_exception(error)
 
     threading.Thread(target=construct, name="mingled-store", daemon=True).start()
     return future
+
+
+def _construct(address: str, port: int, **options: object) -> TCPStore:
+    dist = distributed()
+    try:
+        store: TCPStore = dist.TCPStore(address, port, **options)
+    except RuntimeError as error:
+        if "listen fd" not in str(error):
+            raise
+        # torch 2.6: only its older server takes a socket that is bound. Clients see no difference.
+        store = dist.TCPStore(address, port, use_libuv=False, **options)
+    return store
 
 
 def _end(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mingled.errors import BadInput, Lost
-from mingled.frameworks.store import Opening, connect_store, distributed, open_store
+from mingled.frameworks.store import Opening, _construct, connect_store, distributed, open_store
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed"
@@ -82,12 +82,10 @@ def test_a_server_that_never_answers_is_given_up() -> None:
 @needs_torch
 def test_a_rank_0_that_came_by_env_counts_its_clients() -> None:
     """It waits in its constructor until all are there."""
-    TCPStore = distributed().TCPStore
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
         port, fd = listener.getsockname()[1], listener.detach()
-        rank_0 = pool.submit(
-            lambda: TCPStore("127.0.0.1", port, 2, is_master=True, master_listen_fd=fd)
-        )
+        options = {"world_size": 2, "is_master": True, "master_listen_fd": fd}
+        rank_0 = pool.submit(_construct, "127.0.0.1", port, **options)
         connected = connect_store("127.0.0.1", port, 60, world_size=2)
         rank_0.result(60).set("key", "value")
         assert connected.get("key") == b"value"
