@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 import pytest
 
 from mingled import client
-from mingled.errors import BadInput, JoinTimeout
+from mingled.errors import BadInput, JoinTimeout, Lost
 
 if importlib.util.find_spec("torch") is None:
     pytest.skip("torch is not installed", allow_module_level=True)
@@ -28,7 +29,9 @@ import torch.distributed as dist
 
 import mingled.torch
 from mingled.frameworks import process_group
+from tests.core.samples import CONFIG, WHO
 from tests.daemons import seats
+from tests.frameworks.test_ddp import FakeLease
 
 JOB = f"bert-{os.getpid()}"
 """Not the one of another run of these tests: all use this machine's loopback."""
@@ -208,6 +211,29 @@ def test_a_group_that_fails_is_a_loss_to_the_others(monkeypatch: pytest.MonkeyPa
         alone(device_id="cuda:0")
     assert ends == [{"lost": True, "reason": "no process group: AttributeError"}]
     assert seats() == []
+
+
+def test_a_rank_0_that_ended_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the seal and our connection to its store."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    config = msgspec.structs.replace(
+        CONFIG,
+        interface="lo",
+        global_rank=1,
+        world_size=2,
+        master_addr="127.0.0.1",
+        master_port=port,
+    )
+    lease = FakeLease(config, WHO)
+    monkeypatch.setattr(client, "join", lambda *_: lease)
+    monkeypatch.setattr(process_group, "CONNECT_S", 0.2)
+    with pytest.raises(Lost, match=rf"rank 0's store at 127\.0\.0\.1:{port} cannot be reached"):
+        mingled.torch.init_process_group("gloo", job=JOB, world_size=2, join_timeout=0.2)
+    ((lost, reason),) = lease.ends
+    assert lost
+    assert "cannot be reached" in reason
+    assert not dist.is_initialized()
 
 
 # ---------------------------------------------------------------- bad input
