@@ -120,7 +120,7 @@ def test_two_rounds_of_the_same_processes() -> None:
     assert first != second  # a new store
 
 
-@pytest.mark.parametrize("leader", [API, TORCHS_OWN])
+@pytest.mark.parametrize("leader", [API, TORCHS_OWN], ids=["ours leads", "env leads"])
 def test_who_comes_by_mingle_wait_takes_part(leader: str) -> None:
     """`env://` opens its own store as rank 0, and waits for as many clients as there are to be."""
 
@@ -196,6 +196,13 @@ def test_rank_and_size_may_come_from_the_environment() -> None:
 def test_torchs_own_arguments_reach_the_url() -> None:
     dist.init_process_group("gloo", init_method=f"mingle://{JOB}?wait=0", rank=0, world_size=1)
     assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
+
+
+def test_a_warning_shows_the_users_own_line() -> None:
+    os.environ["MASTER_ADDR"] = "10.9.9.9"
+    with pytest.warns(UserWarning, match=r"MASTER_ADDR=10\.9\.9\.9 .* is replaced by") as caught:
+        dist.init_process_group("gloo", init_method=f"mingle://{JOB}?world_size=1")
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_a_group_that_fails_is_a_loss_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

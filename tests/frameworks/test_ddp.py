@@ -138,6 +138,14 @@ def test_a_last_call_that_cannot_be(
     assert daemon.requests == []
 
 
+def test_a_store_of_ones_own_needs_a_size(daemon: FakeDaemon) -> None:
+    with pytest.raises(BadInput, match="job bert: how many processes are there to be"):
+        mingled.join("bert", rank=0, open_store=len)
+    mingled.join("bert", world_size=2, open_store=len).leave()
+    mingled.join("bert", world_size=2).leave()
+    assert [request.store for request in daemon.requests] == [True, False]
+
+
 def test_a_range_that_lets_two_halves_start_is_warned_of(daemon: FakeDaemon) -> None:
     with pytest.warns(UserWarning, match=r"job bert: with 2:8 both halves .* is 5:8") as caught:
         mingled.join("bert", nnodes="2:8").leave()
