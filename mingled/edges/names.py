@@ -52,6 +52,10 @@ GOODBYES = (0.0, 0.125)
 GOODBYE_TTL_S = 1
 """RFC 6762, 10.1: what a goodbye leaves of a record in a cache, for a second."""
 
+REPEATED_MS = 1_000
+"""The library drops a packet that it has had within this: what was said so shortly before we asked
+may have been said again."""
+
 log = logging.getLogger(__name__)
 
 
@@ -181,9 +185,10 @@ def _probe(info: ServiceInfo, number: int) -> DNSOutgoing:
     return out
 
 
-def _owner(zeroconf: Zeroconf, info: ServiceInfo, since_ms: float) -> str:
-    """The address that somebody else has said for this name since then; empty: none."""
+def _owner(zeroconf: Zeroconf, info: ServiceInfo, began_ms: float) -> str:
+    """The address that somebody else says for this name, then or later; empty: none."""
     own = {record.address for record in info.dns_addresses()}
+    since_ms = began_ms - REPEATED_MS
     for record in zeroconf.cache.async_entries_with_name(str(info.server)):
         if not isinstance(record, DNSAddress) or record.address in own:
             continue
