@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mingled.core.config import Config, Member
+from mingled.core.events import Address
+from mingled.core.roster import config_of, plain_config
 from mingled.core.words import Form, JobId, Nonce
+
+CLAIM = Nonce("c" * 32)
 
 
 def members(nodes: Sequence[int], *, nproc: Sequence[int] = (), six: bool = False) -> list[Member]:
@@ -40,28 +44,17 @@ def sealed(
 ) -> Config:
     """Of a round with this roster, to the participant of this rank."""
     roster = members(nodes, nproc=nproc, six=six)
-    mine = roster[rank]
-    launcher = form is Form.LAUNCHER
-    here = [m for m in roster if m.node == mine.node]
-    return Config(
+    return config_of(
+        roster[rank],
+        roster,
         job=JobId(job),
         form=form,
-        round=1,
-        claim=Nonce("c" * 32),
-        rank=rank,
+        round_=1,
+        claim=CLAIM,
         master_addr=roster[0].address,
         master_port=29512,
-        interface="eth0",
-        address=mine.address,
-        nnodes=len(set(nodes)),
-        node_rank=mine.node_rank,
-        nproc_per_node=mine.nproc,
-        global_rank=mine.global_rank,
-        world_size=sum(m.nproc for m in roster),
-        local_rank=0 if launcher else mine.local_index,
-        local_world_size=mine.nproc if launcher else len(here),
-        members=tuple(roster),
-        leader_host="gpu0",
+        local=Address(interface="eth0", address=roster[rank].address),
+        leader_link=None,
     )
 
 
@@ -72,23 +65,12 @@ def launched(*nproc: int, rank: int = 1) -> Config:
 
 def plain(rank: int = 1) -> Config:
     """A rank and no size."""
-    return Config(
+    return plain_config(
         job=JobId("bert"),
-        form=Form.PLAIN,
-        round=1,
-        claim=Nonce("c" * 32),
+        claim=CLAIM,
         rank=rank,
         master_addr="10.0.0.1",
         master_port=29512,
-        interface="eth0",
-        address="10.0.0.2",
-        nnodes=0,
-        node_rank=0,
-        nproc_per_node=1,
-        global_rank=rank,
-        world_size=0,
-        local_rank=0,
-        local_world_size=0,
-        members=(),
+        local=Address(interface="eth0", address="10.0.0.2"),
         leader_host="gpu0",
     )

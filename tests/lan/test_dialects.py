@@ -11,7 +11,7 @@ import pytest
 from mingled.lab import Lan
 
 from .conftest import MakeLan, absent
-from .helpers import Env, nothing_left, over, python, wait
+from .helpers import BIN, Env, nothing_left, over, python, wait
 
 pytestmark = pytest.mark.torch
 
@@ -111,6 +111,26 @@ def test_one_process_on_each_node_by_its_number_of_nodes(lan: MakeLan) -> None:
 def test_deepspeed(lan: MakeLan) -> None:
     needs("torch", "deepspeed")
     agree(lan(nodes=2), "deepspeed", DEEPSPEED)
+
+
+def test_the_launcher_of_deepspeed_without_ssh(lan: MakeLan, tmp_path: Path) -> None:
+    """It reads the hostfile, and starts the processes of its own node."""
+    needs("torch", "deepspeed")
+    both = lan(nodes=2)
+    script = tmp_path / "train.py"
+    script.write_text(DEEPSPEED + SAY + END)
+    line = (
+        f"exec {BIN}/deepspeed --hostfile=$MINGLE_HOSTFILE --no_ssh --node_rank=$NODE_RANK "
+        f"--master_addr=$MASTER_ADDR --master_port=$MASTER_PORT --no_local_rank {script}"
+    )
+    cmd = ["sh", "-c", line]
+    runs = [
+        wait(node, "bert", "--nnodes", "2", "--for", "deepspeed", cmd=cmd, env=QUIET)
+        for node in both.nodes
+    ]
+    for done in [running.well() for running in runs]:
+        assert "sum 3 of 2\n" in done.out, done
+    nothing_left(both)
 
 
 def test_jax(lan: MakeLan, tmp_path: Path) -> None:
