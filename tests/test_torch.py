@@ -19,6 +19,8 @@ import msgspec
 import pytest
 
 from mingled import client
+from mingled.core import local
+from mingled.core.words import Form, JobId
 from mingled.errors import BadInput, JoinTimeout, Lost
 
 if importlib.util.find_spec("torch") is None:
@@ -232,7 +234,8 @@ def test_a_rank_0_that_ended_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
         master_addr="127.0.0.1",
         master_port=port,
     )
-    lease = FakeLease(config, WHO)
+    join = local.Join(job=JobId(JOB), form=Form.PROCESS, size_min=2, size_max=2)
+    lease = FakeLease(join, config, WHO)
     monkeypatch.setattr(client, "join", lambda *_: lease)
     monkeypatch.setattr(process_group, "CONNECT_S", 0.2)
     with pytest.raises(Lost, match=rf"rank 0's store at 127\.0\.0\.1:{port} cannot be reached"):

@@ -221,6 +221,10 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
     software: Software | None
 
 
+MAY_BE_UNKNOWN = ("cmd", "script")
+"""Of a notebook, or behind a shell: that alone is no difference."""
+
+
 def differences(parties: Sequence[Party]) -> tuple[str, ...]:
     """What is not the same for all, a sentence for each item: `gpu3 runs torch 2.11.0, the others
     2.13.0`. Empty where nothing differs, or nothing is known of anybody."""
@@ -235,8 +239,9 @@ def _difference(item: str, parties: Sequence[Party]) -> str:
     for party in parties:
         shown = (party.software or UNKNOWN).shown(item)
         by_value.setdefault(shown, []).append(party)
-    if len(by_value) == 1:
-        return _perhaps(item, parties)
+    known = by_value.keys() - {None}
+    if len(known) < 2 and (len(by_value) == 1 or item in MAY_BE_UNKNOWN):
+        return ""
     names = _names(by_value)
     unknown = names.pop(None, [])
     nodes = sum(map(len, names.values())) + len(unknown)
@@ -262,15 +267,6 @@ def _difference(item: str, parties: Sequence[Party]) -> str:
 
 def _reason(party: Party, item: str) -> str:
     return UNSAID if party.software is None else party.software.reason(item)
-
-
-def _perhaps(item: str, parties: Sequence[Party]) -> str:
-    """All are at one commit, and changed: on several nodes these are different folders, mostly."""
-    software = parties[0].software or UNKNOWN
-    several = len({(p.host, p.address) for p in parties}) > 1
-    if item != "git" or not software.dirty or not several:
-        return ""
-    return f"all {_runs(item, software.shown(item), 2)}, which may differ"
 
 
 def _names(by_value: dict[str | None, list[Party]]) -> dict[str | None, list[str]]:

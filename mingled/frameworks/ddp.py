@@ -327,9 +327,7 @@ def _check_types(
 
 def _told(request: local.Join, message: local.Local) -> None:
     if isinstance(message, local.Notice):
-        # Other machines' host names are in it.
-        warnings.warn(clean(message.sentence), UserWarning, stacklevel=5)
-        _warn(message.sentence)
+        _warn(clean(message.sentence))  # other machines' host names are in it
     elif isinstance(message, local.Progress):
         _log(f"job {request.job}: {waiting_line(message, request.form)}")
 

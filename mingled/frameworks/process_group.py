@@ -59,6 +59,7 @@ def init_process_group(
     interface: str | None = None,
     subnet: str | None = None,
     peers: str | None = None,
+    require_same: str | None = None,
 ) -> DdpConfig:
     """`torch.distributed.init_process_group` for a job: wait until all are here, then make the
     default process group. Returns who this process is, as `mingled.join` does.
@@ -89,6 +90,7 @@ def init_process_group(
         "interface": interface,
         "subnet": subnet,
         "peers": peers,
+        "require_same": require_same,
     }
     config, store = _meet(job, wait_s, options)
     store.set_timeout(dist.default_pg_timeout if group_s is None else timedelta(seconds=group_s))
@@ -127,7 +129,8 @@ def rendezvous(
     """torch's handler of `mingle://JOB?world_size=4`: yields store, rank and world size, once.
 
     What else the URL may say is what `mingled.join` takes for one process: `rank`, `timeout` (in
-    seconds, for the wait; without it torch's), `any_user`, `wait`, `interface`, `subnet`, `peers`.
+    seconds, for the wait; without it torch's), `any_user`, `wait`, `interface`, `subnet`, `peers`,
+    `require_same`.
 
     Raises `ValueError` for a URL that cannot work and `torch.distributed.DistError` for the rest,
     with our own error as the cause.

@@ -33,6 +33,7 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
     "interface": (str, ""),
     "subnet": (str, ""),
     "peers": (str, ""),
+    "require_same": (str, ""),
 }
 """Each parameter: what reads it, and what it wants to be."""
 

@@ -98,6 +98,15 @@ def test_why_something_is_not_known_is_said() -> None:
     assert "(" not in sentence, "two reasons, so neither is said of both"
 
 
+@pytest.mark.parametrize("item", ["cmd", "script"])
+def test_a_command_that_cannot_be_told_is_no_difference(item: str) -> None:
+    values: list[dict[str, Any]] = [{item: text} for text in ("a", "b")]
+    known, other = party("gpu1", **values[0]), party("gpu3", **values[1])
+    assert differences([known, party("gpu2")]) == ()
+    (sentence,) = differences([known, party("gpu2"), other])
+    assert "of gpu2 is not known" in sentence
+
+
 def test_built_without_cuda() -> None:
     some = [party("gpu1", cuda="none"), party("gpu2", cuda="12.8"), party("gpu3", cuda="12.8")]
     assert differences(some) == ("gpu1 runs no CUDA, the others 12.8",)
@@ -112,11 +121,7 @@ def test_uncommitted_changes() -> None:
     assert sentence == (
         "gpu1 runs git commit 0123456789ab, gpu2 0123456789ab with uncommitted changes"
     )
-    (sentence,) = differences(dirty)
-    assert sentence == (
-        "all run git commit 0123456789ab with uncommitted changes, which may differ"
-    )
-    assert differences([dirty[0], dirty[0]]) == (), "one node has one folder"
+    assert differences(dirty) == (), "whoever develops has changes everywhere: no news"
     (sentence,) = differences([clean, party("gpu4", git=COMMIT)])
     assert "gpu4 0123456789ab, perhaps with changes" in sentence
 
