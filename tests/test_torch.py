@@ -35,7 +35,7 @@ from tests.core.samples import CONFIG, WHO
 from tests.daemons import seats
 from tests.frameworks.test_ddp import FakeLease
 
-JOB = f"bert-{os.getpid()}"
+JOB = "bert-in-a-script"
 """Not the one of another run of these tests: all use this machine's loopback."""
 
 pytestmark = [pytest.mark.usefixtures("runtime", "restored"), pytest.mark.torch]

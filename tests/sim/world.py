@@ -589,3 +589,5 @@ class World:
                 holder=client.holder,
             ),
         )
+        if client.finished:  # said again, as its client does
+            self.finish(client)
