@@ -33,7 +33,8 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of private daemons, for this process and its children; they end with the test."""
     if client.SYSTEM_SOCKET.exists():
         pytest.skip(f"a system daemon would be used here: stop it ({client.SYSTEM_SOCKET})")
-    for name in [name for name in os.environ if name.startswith(("MINGLE", "PET_"))]:
+    around = ("MINGLE", "PET_", "SLURM_", "OMPI_", "PMIX_", "SING_", "JOB_COMPLETION_INDEX")
+    for name in [name for name in os.environ if name.startswith(around)]:
         monkeypatch.delenv(name)
     for name in ("RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)

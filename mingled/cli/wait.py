@@ -17,6 +17,7 @@ from mingled import __version__, client
 from mingled.cli import child, printing, shell
 from mingled.cli.display import Display
 from mingled.cli.forms import RESTARTS_MAX, STOP_GRACE, Flags, OnLost, check_watched, reaction, wish
+from mingled.cli.scheduling import completed
 from mingled.core import local
 from mingled.errors import BadInput, MingleError
 from mingled.frameworks.dialects import registry
@@ -199,6 +200,7 @@ def command(
     where = (interfaces, subnets, peers, require_same, dialects, sing_suffix)
     flags = Flags(*shape, timeout, last_call, not no_wait, any_user, stop_grace, *where)
     react = reaction(job, on_lost, max_restarts, cmd=bool(cmd), exec_=exec_)
+    flags, scheduled = completed(flags, cmd, os.environ, host=os.uname().nodename, on_lost=on_lost)
     wanted = wish(flags, cmd, os.environ, adopt=not cmd)
     check_watched(wanted.join.form, react, wanted.join.job)
     printing.check(format_, wanted.join.job)
@@ -206,6 +208,8 @@ def command(
     _check_interfaces()
     join = wanted.join
     display = Display(join.job, join.form)
+    if scheduled:
+        display.line(scheduled)
     warning = split_warning(join.job, join.size_min, join.size_max)
     if warning is not None:
         display.told(local.Notice(kind="warning", sentence=warning))

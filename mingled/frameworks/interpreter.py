@@ -59,6 +59,15 @@ def command_in(cmd: Sequence[str]) -> Sequence[str] | None:
     return cmd[at:] if at < len(cmd) and not cmd[at].startswith("-") else None
 
 
+def runs_python(cmd: Sequence[str]) -> bool:
+    """Is CMD plainly one Python process: a script, or a module that is not named as a launcher?"""
+    rest = command_in(cmd)
+    if not rest or not _is_python(rest[0]):
+        return False
+    module = rest[rest.index("-m") + 1 :] if "-m" in rest else []
+    return not module or "launch" not in module[0]
+
+
 def _is_assignment(word: str) -> bool:
     name, equals, _ = word.partition("=")
     return bool(equals) and name.isidentifier()

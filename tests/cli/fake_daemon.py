@@ -158,7 +158,9 @@ class FakeDaemon:
     def environ(self, **more: str) -> dict[str, str]:
         """For a client of this daemon: nothing of ours around it but that."""
         ours = ("MINGLE", "PET_", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_", "TORCHELASTIC")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        schedulers = ("SLURM_", "OMPI_", "PMIX_", "SING_", "JOB_COMPLETION_INDEX")
+        names = [name for name in os.environ if not name.startswith(ours + schedulers)]
+        clean = {name: os.environ[name] for name in names}
         return {**clean, "MINGLE_SOCKET": str(self.path), **more}
 
 
