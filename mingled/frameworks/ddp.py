@@ -19,6 +19,7 @@ from mingled.core.software import wanted
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import TUNING, check_interfaces, defaults, environment
+from mingled.frameworks.scheduled import Arguments, arguments
 from mingled.frameworks.software import software
 from mingled.net.gpus import processes
 from mingled.wording import clean, endpoint, released_lines, split_warning, waiting_line
@@ -191,7 +192,7 @@ def _listed(job: str, name: str, value: str | None, env: Mapping[str, str]) -> t
 
 
 def join(
-    job: str,
+    job: str | None = None,
     *,
     nnodes: int | str | None = None,
     world_size: int | None = None,
@@ -215,7 +216,8 @@ def join(
     world size. `nnodes` is a number or "MIN:MAX". `nproc_per_node` is a number, "gpu", "cpu" or
     "auto". Without a rank one is handed out. `timeout` is in seconds; None waits for ever. `RANK`
     and `WORLD_SIZE` in the environment are defaults where `nnodes` is not given, and `NODE_RANK`
-    where it is.
+    where it is. What is still missing, `job` included, comes from the scheduler that started this
+    process (`mingled.frameworks.schedulers`: Slurm, Open MPI, `SING_*`, a Kubernetes indexed job).
 
     With MIN:MAX nodes the round starts when MAX are here, or when at least MIN are and nobody new
     came for `last_call` seconds (0 to 86,400; None: as the daemon has it, 3 s unless it was told
@@ -245,7 +247,18 @@ def join(
     _check_types(job, nnodes, world_size, rank, node_rank, nproc_per_node, timeout, last_call)
     for name, value in (("wait", wait), ("any_user", any_user)):
         if not isinstance(value, bool):
-            raise BadInput(f"job {job}: mingled.join({name}={value!r}): want True or False")
+            raise BadInput(f"{_of_job(job)}mingled.join({name}={value!r}): want True or False")
+    environ = dict(os.environ)
+    _check_no_worker(job, environ)
+    told, scheduled = arguments(
+        Arguments(job, nnodes, node_rank, world_size, rank),
+        launcher=any(value is not None for value in (nnodes, node_rank, nproc_per_node)),
+        env=environ,
+        host=os.uname().nodename,
+    )
+    job, nnodes, node_rank, world_size, rank = told
+    if job is None:
+        raise BadInput("no job ID; give mingled.join one, the same on every machine")
     request = _request(
         JobId(job),
         nnodes,
@@ -253,7 +266,7 @@ def join(
         rank,
         node_rank,
         nproc_per_node,
-        dict(os.environ),
+        environ,
         sized=open_store is not None,
     )
     if last_call is not None and request.size_min == request.size_max:
@@ -281,6 +294,8 @@ def join(
     warning = split_warning(job, request.size_min, request.size_max)
     if warning is not None:
         _warn(warning)
+    if scheduled:
+        _log(f"job {clean(job)}: {clean(scheduled)}")
     if any(os.environ.get(name) for name, _ in TUNING):
         from mingled.net.interfaces import interface_names
 
@@ -307,7 +322,7 @@ def _check_types(
     last_call: object,
 ) -> None:
     """`BadInput` that names the argument: notebooks have no type checker."""
-    if not isinstance(job, str):
+    if not isinstance(job, str | None):
         raise BadInput(f"mingled.join(job={job!r}): want a str, the same on every machine")
     number, text = (int, type(None)), (int, str, type(None))
     seconds = (int, float, type(None))
@@ -322,7 +337,21 @@ def _check_types(
     ):
         if not isinstance(value, kinds) or isinstance(value, bool):
             words = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
-            raise BadInput(f"job {job}: mingled.join({name}={value!r}): want {words}")
+            raise BadInput(f"{_of_job(job)}mingled.join({name}={value!r}): want {words}")
+
+
+def _of_job(job: object) -> str:
+    return "" if job is None else f"job {job}: "
+
+
+def _check_no_worker(job: str | None, environ: Mapping[str, str]) -> None:
+    if "TORCHELASTIC_RUN_ID" in environ:
+        flag = "" if job is None else f" --job {job}"
+        raise BadInput(
+            f"{_of_job(job)}this is a worker of torchrun, which has its rank and address already; "
+            "call torch.distributed.init_process_group() as usual, and run torchrun itself under "
+            f"mingle-wait: mingle-wait{flag} -- torchrun ..."
+        )
 
 
 def _told(request: local.Join, message: local.Local) -> None:
@@ -362,12 +391,6 @@ def _request(
     sized: bool,
 ) -> local.Join:
     """`sized`: the plain form will not do."""
-    if "TORCHELASTIC_RUN_ID" in environ:
-        raise BadInput(
-            f"job {job}: this is a worker of torchrun, which has its rank and address already; "
-            "call torch.distributed.init_process_group() as usual, and run torchrun itself under "
-            f"mingle-wait: mingle-wait --job {job} -- torchrun ..."
-        )
     given = defaults(environ)
     if nnodes is not None or node_rank is not None or nproc_per_node is not None:
         if world_size is not None or rank is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +16,10 @@ from mingled.cli.scheduling import completed
 from mingled.core.words import Form
 from mingled.errors import BadInput
 from mingled.frameworks.environment import EXPORTED, exported
-from tests.frameworks.test_schedulers import BATCH, MPIRUN, MPIRUN_5, POD, SING, STEP, TASKS
+from tests.schedulers import BATCH, MPIRUN, MPIRUN_5, POD, SING, STEP, TASKS
 
 from .fake_daemon import FakeDaemon, ready
-from .running import BIN, WAIT, Running
+from .running import BIN, PATIENCE_S, WAIT, Running, until_daemons_end
 
 NOTHING = Flags(None, None, None, None, None, None, "10m")
 
@@ -231,3 +234,56 @@ def test_a_usage_error_is_one_line(daemon: FakeDaemon) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("mingle-wait: SLURM_NODEID='\\x1b[2J' in the environment")
     assert done.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------- with real daemons
+
+SHOW = "echo $MINGLE_JOB $RANK/$WORLD_SIZE of $SLURM_PROCID$OMPI_COMM_WORLD_RANK at $MASTER_PORT"
+
+
+def test_two_tasks_of_slurm_agree(runtime: Path) -> None:
+    """One node has both. They come the wrong way round, and get the ranks that Slurm gave."""
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "3"}
+    step = STEP | job | {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "2"}
+    tasks = [
+        step | {"SLURM_NODEID": "0", "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        for rank in ("1", "0")
+    ]
+    command = (WAIT, "--", "sh", "-c", SHOW)
+    with Running(*command, env=os.environ | tasks[0]) as second:
+        second.until("1/2 here")
+        with Running(*command, env=os.environ | tasks[1]) as first:
+            assert (first.end(), second.end()) == (0, 0)
+    port = first.out.split()[-1]
+    assert first.out == f"slurm-{os.getpid()}.3 0/2 of 0 at {port}\n"
+    assert second.out == f"slurm-{os.getpid()}.3 1/2 of 1 at {port}\n"
+    until_daemons_end()
+
+
+def test_mpirun_itself(runtime: Path) -> None:
+    """Real Open MPI, on loopback: its ranks, and a job that both find by the same name."""
+    if shutil.which("mpirun") is None:
+        reason = "no mpirun (Debian: openmpi-bin)"
+        if os.environ.get("MINGLED_CI") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    mpirun = ["mpirun", "--oversubscribe", "--allow-run-as-root", "-n", "2"]
+    mpirun += ["--mca", "oob_tcp_if_include", "lo"]
+    done = subprocess.run(
+        [*mpirun, WAIT, "--", "sh", "-c", SHOW],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = sorted(line.split() for line in done.stdout.splitlines())
+    assert [line[1:4] for line in lines] == [["0/2", "of", "0"], ["1/2", "of", "1"]]
+    assert len({(line[0], line[-1]) for line in lines}) == 1
+    assert lines[0][0].startswith("openmpi-")
+    assert re.search(
+        r"from Open MPI: job \(\w+\), world size 2 \(OMPI_COMM_WORLD_SIZE\), rank 1 "
+        r"\(OMPI_COMM_WORLD_RANK\)",
+        done.stderr,
+    )
+    until_daemons_end()

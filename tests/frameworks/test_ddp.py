@@ -5,6 +5,7 @@ With real daemons: `tests/test_client.py`.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -23,6 +24,7 @@ from mingled.errors import BadInput
 from mingled.frameworks.environment import EXPORTED
 from tests.core.samples import CONFIG, WHO
 from tests.frameworks.samples import sealed
+from tests.schedulers import MPIRUN, STEP, TASKS
 
 
 class FakeLease:
@@ -266,3 +268,84 @@ with mingled.join("bert", world_size=1, timeout=60) as cfg:
     line, path = done.stdout.splitlines()
     assert line == "127.0.0.1 slots=1"
     assert not Path(path.strip()).exists()
+
+
+# ---------------------------------------------------------------- from a scheduler
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "form", "asked"),
+    [
+        # The call is one process: without an argument of the launcher form, tasks count.
+        (STEP, {}, Form.PROCESS, {"job": "slurm-1234.0", "size_max": 4, "rank": 2}),
+        (TASKS, {}, Form.PROCESS, {"job": "slurm-1234.0", "size_max": 8, "rank": 5}),
+        (STEP, {"job": "bert"}, Form.PROCESS, {"job": "bert", "size_max": 4, "rank": 2}),
+        (STEP, {"nproc_per_node": 2}, Form.LAUNCHER, {"size_max": 4, "rank": 2, "nproc": 2}),
+        (STEP, {"node_rank": 0}, Form.LAUNCHER, {"size_max": 4, "rank": 0}),
+        (STEP, {"nnodes": "3:4"}, Form.LAUNCHER, {"size_min": 3, "size_max": 4, "rank": None}),
+        (STEP, {"nnodes": 4}, Form.LAUNCHER, {"size_max": 4, "rank": 2}),
+        (STEP, {"world_size": 3}, Form.PROCESS, {"size_max": 3, "rank": None}),
+        (STEP, {"rank": 1}, Form.PLAIN, {"job": "slurm-1234.0", "size_max": 0, "rank": 1}),
+        (TASKS | {"RANK": "0", "WORLD_SIZE": "8"}, {}, Form.PROCESS, {"size_max": 8, "rank": 0}),
+        (MPIRUN, {}, Form.PROCESS, {"job": "openmpi-1900216321", "size_max": 2, "rank": 1}),
+    ],
+)
+def test_what_a_scheduler_knows_need_not_be_given(
+    daemon: FakeDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+    env: dict[str, str],
+    arguments: dict[str, Any],
+    form: Form,
+    asked: dict[str, Any],
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    mingled.join(**arguments).leave()
+    (request,) = daemon.requests
+    assert request.form == form
+    said = msgspec.structs.asdict(request)
+    assert said | asked == said
+
+
+def test_what_comes_from_a_scheduler_is_logged(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mingled")
+    for name, value in TASKS.items():
+        monkeypatch.setenv(name, value)
+    mingled.join().leave()
+    assert caplog.messages[0] == (
+        "job slurm-1234.0: from Slurm: job (SLURM_JOB_ID, SLURM_STEP_ID), world size 8 "
+        "(SLURM_STEP_NUM_TASKS), rank 5 (SLURM_PROCID)"
+    )
+    caplog.clear()
+    mingled.join("bert", world_size=8, rank=1).leave()
+    assert "Slurm" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "sentence"),
+    [
+        ({}, {}, "no job ID; give mingled.join one, the same on every machine"),
+        ({}, {"job": 3}, "mingled.join(job=3)"),
+        ({}, {"wait": 1}, "mingled.join(wait=1): want True or False"),
+        ({"TORCHELASTIC_RUN_ID": "x"}, {}, "this is a worker of torchrun, which has its rank"),
+        (STEP | {"TORCHELASTIC_RUN_ID": "x"}, {}, "mingle-wait -- torchrun ..."),
+        (STEP | {"SLURM_PROCID": "x"}, {"job": "bert"}, "job bert: SLURM_PROCID='x' in the env"),
+        ({"JOB_COMPLETION_INDEX": "0"}, {"job": "bert"}, "or add world_size=W"),
+        ({"JOB_COMPLETION_INDEX": "0"}, {"job": "bert", "nproc_per_node": 1}, "or add nnodes=N"),
+    ],
+)
+def test_what_a_scheduler_does_not_know_is_asked_for(
+    daemon: FakeDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+    env: dict[str, str],
+    arguments: dict[str, Any],
+    sentence: str,
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=re.escape(sentence)) as caught:
+        mingled.join(**arguments)
+    assert "None" not in str(caught.value)
+    assert daemon.requests == []
