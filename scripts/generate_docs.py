@@ -15,6 +15,10 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 READ = (
     ("`RANK`, `WORLD_SIZE`", "defaults of `--rank` and `--world-size`; not of the launcher form"),
     ("`NODE_RANK`, `PET_*`", "defaults of the launcher form"),
+    (
+        "`SLURM_*`, `OMPI_*`, `SING_*`, `JOB_COMPLETION_INDEX`",
+        "a scheduler's: job, size and rank, where nothing else says them ([which](schedulers.md))",
+    ),
     ("`MINGLE_SOCKET`", "the daemon to ask (clients) or the socket to serve (`mingled`)"),
     ("`MINGLE_LINK_PORT`", "`mingled --link-port`; private daemons read all these, too"),
     ("`MINGLE_LOG_LEVEL`", "`mingled --log-level`"),

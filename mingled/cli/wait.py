@@ -49,21 +49,35 @@ Exit codes:
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     epilog=_EXITS,
 )
-@click.option("--job", metavar="ID", help="What the job is called, the same on every machine.")
+@click.option(
+    "--job",
+    metavar="ID",
+    help="What the job is called, the same on every machine.  [default: a scheduler's]",
+)
 @click.option(
     "--nnodes",
     "--nodes",
     metavar="N|MIN:MAX",
     help="One launcher (torchrun) on each of N nodes. A torchrun line's own --nnodes will do.",
 )
-@click.option("--node-rank", type=int, metavar="R", help="This node's rank; default: automatic.")
+@click.option(
+    "--node-rank",
+    type=int,
+    metavar="R",
+    help="This node's rank.  [default: a scheduler's, or automatic]",
+)
 @click.option(
     "--nproc-per-node",
     metavar="G",
     help="Processes that the launcher starts here: a number, gpu, cpu or auto.  [default: 1]",
 )
 @click.option("--world-size", type=int, metavar="W", help="W single processes, one join each.")
-@click.option("--rank", type=int, metavar="R", help="This process's rank; default: automatic.")
+@click.option(
+    "--rank",
+    type=int,
+    metavar="R",
+    help="This process's rank.  [default: a scheduler's, or automatic]",
+)
 @click.option(
     "--timeout",
     default="10m",
@@ -186,6 +200,10 @@ def command(
       mingle-wait --job bert --nnodes 4 -- torchrun train.py
       mingle-wait --job bert --world-size 4 -- python train.py
       eval "$(mingle-wait --job bert --rank 1)"
+
+    \b
+    What Slurm, Open MPI, Kubernetes or SING_* know need not be said:
+      srun --ntasks-per-node 1 mingle-wait -- torchrun train.py
     """
     if adopt is not None:
         _adopt(adopt, cmd)

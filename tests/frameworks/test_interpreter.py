@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mingled.frameworks.interpreter import Interpreter, command_in, of_command, of_process
+from mingled.frameworks.interpreter import (
+    Interpreter,
+    command_in,
+    of_command,
+    of_process,
+    runs_python,
+)
 
 VERSION = sys.version.split(maxsplit=1)[0]
 
@@ -166,3 +172,22 @@ def test_the_command_that_counts() -> None:
     assert command_in(["env", "A=1", "B=2", "nohup", "torchrun", "x.py"]) == ["torchrun", "x.py"]
     assert command_in(["A=1", "python"]) == ["A=1", "python"], "only env takes these"
     assert command_in([]) is None
+
+
+@pytest.mark.parametrize(
+    ("cmd", "expected"),
+    [
+        ("python train.py", True),
+        ("/usr/bin/python3.13t -u train.py", True),
+        ("env A=1 nohup python3 -m digits.train", True),
+        ("python -c pass", True),
+        ("python -m accelerate.commands.launch train.py", False),
+        ("torchrun train.py", False),
+        ("bash run.sh", False),
+        ("env -i python train.py", False),
+        ("env", False),
+        ("", False),
+    ],
+)
+def test_what_is_plainly_one_process(cmd: str, expected: bool) -> None:
+    assert runs_python(cmd.split()) is expected
