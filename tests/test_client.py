@@ -32,7 +32,7 @@ from mingled.errors import (
 from tests.core.samples import CONFIG, WHO
 from tests.daemons import seats
 
-JOB = f"bert-{os.getpid()}"
+JOB = "bert-of-a-client"
 """Not the one of another run of these tests: all use this machine's loopback."""
 
 pytestmark = pytest.mark.usefixtures("runtime", "restored")

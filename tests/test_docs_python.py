@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from tests.lan.conftest import absent
 
 PAGE = (Path(__file__).parents[1] / "docs/python.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-JOB = f"docs-{os.getpid()}"
+JOB = "docs"
 
 EXPECTED = (
     r"rank {rank} of 2, store at 127\.0\.0\.1:\d+\n",

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 BIN = Path(sys.executable).parent
-JOB = f"bert-{os.getpid()}"
+JOB = "bert-behind-a-command"
 """Not the one of another run of these tests: all use this machine's loopback."""
 
 ONE = ("--job", JOB, "--world-size", "1")

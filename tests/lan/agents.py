@@ -211,7 +211,7 @@ class Agents:
             after = [float(at) for at in re.findall(r"did \d+ at ([\d.]+)\n", new)]
             if before and after:
                 found.append(after[0] - before[-1])
-        return max(found)
+        return max(found, default=0.0)  # nobody was in two
 
     def enough(self) -> dict[int, Done]:
         """End the training; what became of the agents that live."""
