@@ -17,15 +17,10 @@ from mingled.errors import DaemonError
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever has a runtime folder may start daemons: `make check` leaves those tests out. In
-    several processes (pytest-xdist) all that is on this machine's own loopback stays in one; LANs
-    know nothing of each other."""
+    """Whoever has a runtime folder may start daemons: `make check` leaves those tests out."""
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "runtime" in fixtures:
+        if "runtime" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.daemon)
-        if "lan" not in fixtures:
-            item.add_marker(pytest.mark.xdist_group("this machine"))
 
 
 @pytest.fixture

@@ -31,8 +31,9 @@ from mingled.errors import (
 )
 from tests.core.samples import CONFIG, WHO
 from tests.daemons import seats
+from tests.unique import job
 
-JOB = "bert-of-a-client"
+JOB = job("bert")
 """Not the one of another run of these tests: all use this machine's loopback."""
 
 pytestmark = pytest.mark.usefixtures("runtime", "restored")

@@ -13,10 +13,11 @@ import pytest
 from mingled.frameworks.environment import FAMILY, TUNING
 from mingled.frameworks.url import PARAMETERS
 from tests.lan.conftest import absent
+from tests.unique import job
 
 PAGE = (Path(__file__).parents[1] / "docs/python.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-JOB = "docs"
+JOB = job("docs")
 
 EXPECTED = (
     r"rank {rank} of 2, store at 127\.0\.0\.1:\d+\n",

@@ -34,8 +34,9 @@ from mingled.frameworks import process_group
 from tests.core.samples import CONFIG, WHO
 from tests.daemons import seats
 from tests.frameworks.test_ddp import FakeLease
+from tests.unique import job
 
-JOB = "bert-in-a-script"
+JOB = job("bert")
 """Not the one of another run of these tests: all use this machine's loopback."""
 
 pytestmark = [pytest.mark.usefixtures("runtime", "restored"), pytest.mark.torch]

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from mingled.cli import torchrun
+from mingled.cli import launchers, torchrun
 from mingled.core.local import Join
 from mingled.core.messages import check_shape
 from mingled.core.peers import listed
@@ -68,7 +68,7 @@ class Wish(msgspec.Struct, frozen=True):
     """What is to be asked of the daemon, and the torchrun line if CMD is one."""
 
     join: Join
-    line: torchrun.TorchrunLine | None
+    line: launchers.Line | None
     chosen: Chosen = Chosen()
 
 
@@ -85,7 +85,7 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
     ):
         check_given(flag, values, f"job {job}: ")
     given = defaults(env)
-    line = torchrun.read(cmd)
+    line = launchers.read(cmd)
     launcher = (flags.nnodes, flags.node_rank, flags.nproc_per_node)
     process = (flags.world_size, flags.rank)
     if any(f is not None for f in launcher) or line is not None:
@@ -202,7 +202,7 @@ class _Shape(msgspec.Struct, frozen=True):
     nproc: int
 
 
-def _mixed(job: JobId, line: torchrun.TorchrunLine | None) -> str:
+def _mixed(job: JobId, line: launchers.Line | None) -> str:
     if line is not None:
         return (
             f"job {job}: CMD is a launcher, one per node; delete --world-size and --rank, and say "
@@ -215,7 +215,7 @@ def _mixed(job: JobId, line: torchrun.TorchrunLine | None) -> str:
 
 
 def _launcher(
-    job: JobId, flags: Flags, line: torchrun.TorchrunLine | None, env: Mapping[str, str]
+    job: JobId, flags: Flags, line: launchers.Line | None, env: Mapping[str, str]
 ) -> _Shape:
     sizes = None
     if flags.nnodes is not None:
@@ -223,7 +223,9 @@ def _launcher(
         sizes = torchrun.node_counts(flags.nnodes, said)
     rank, nproc = flags.node_rank, flags.nproc_per_node
     if line is not None:
-        resolved = torchrun.check(line, job=job, nnodes=sizes, node_rank=rank, nproc=nproc, env=env)
+        resolved = launchers.check(
+            line, job=job, nnodes=sizes, node_rank=rank, nproc=nproc, env=env
+        )
         sizes, rank, nproc = resolved.nnodes, resolved.node_rank, resolved.nproc
     if sizes is None:
         raise BadInput(f"job {job}: how many nodes? Add --nnodes N, the same on every machine")

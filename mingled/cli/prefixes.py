@@ -15,7 +15,24 @@ import msgspec
 
 _PYTHON = re.compile(r"python([0-9]+(\.[0-9]+)?t?)?")
 _PYTHON_VALUE = frozenset({"-W", "-X", "-m", "-c", "--check-hash-based-pycs"})
-_MODULES = {"torch.distributed.run": False, "torch.distributed.launch": True}
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The program that is looked for: each of its names, and of its modules, to whether it is the
+    variant that `Prefix.launch` tells of."""
+
+    names: dict[str, bool]
+    modules: dict[str, bool]
+
+
+TORCHRUN = Target(
+    {"torchrun": False}, {"torch.distributed.run": False, "torch.distributed.launch": True}
+)
+
+ACCELERATE = Target(
+    {"accelerate": False, "accelerate-launch": True},
+    {"accelerate.commands.launch": True, "accelerate.commands.accelerate_cli": False},
+)
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -74,10 +91,10 @@ COMMANDS: dict[str, Command] = {
 
 
 class Prefix(msgspec.Struct, frozen=True):
-    """What stands before torchrun's own flags."""
+    """What stands before the program's own words."""
 
-    end: int  #: index of the first word after torchrun itself
-    launch: bool  #: it is `torch.distributed.launch`, which knows one flag more
+    end: int  #: index of the first word after the program itself
+    launch: bool  #: it is `torch.distributed.launch`, or `accelerate-launch`
     commands: tuple[str, ...]  #: what it stands behind, Python not counted
     sets: dict[str, str]  #: variables that an `env` on the line sets
     removes: dict[str, str]  #: variables that one removes ("" for all), to the option that does
@@ -89,15 +106,15 @@ class Prefix(msgspec.Struct, frozen=True):
         return next((self.removes[name] for name in names if name in self.removes), None)
 
 
-def read(argv: Sequence[str]) -> Prefix | None:
-    """Where torchrun's flags begin in `argv`; None where no torchrun is found."""
+def read(argv: Sequence[str], target: Target = TORCHRUN) -> Prefix | None:
+    """Where the program's own words begin in `argv`; None where it is not found."""
     at, is_module = 0, False
     commands: list[str] = []
     sets: dict[str, str] = {}
     removes: dict[str, str] = {}
     while at < len(argv):
         name = argv[at].rpartition("/")[2]
-        launch = _MODULES.get(argv[at]) if is_module else False if name == "torchrun" else None
+        launch = target.modules.get(argv[at]) if is_module else target.names.get(name)
         if launch is not None:
             return Prefix(at + 1, launch, tuple(commands), sets, removes)
         if is_module:
@@ -105,11 +122,11 @@ def read(argv: Sequence[str]) -> Prefix | None:
         if _PYTHON.fullmatch(name):
             at, seen = _options(argv, at + 1, _PYTHON_VALUE, last=words("-m -c"))
             module = dict(seen).get("-m")
-            if "-c" in dict(seen) or (module is not None and module not in _MODULES):
+            if "-c" in dict(seen) or (module is not None and module not in target.modules):
                 return None
             if module is not None:
-                return Prefix(at, _MODULES[module], tuple(commands), sets, removes)
-            if at < len(argv) and argv[at].rpartition("/")[2] != "torchrun":
+                return Prefix(at, target.modules[module], tuple(commands), sets, removes)
+            if at < len(argv) and argv[at].rpartition("/")[2] not in target.names:
                 return None  # Python runs a file of this name; it is no command
             continue
         if (command := COMMANDS.get(name)) is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mingled.cli import torchrun
+from mingled.cli import launchers, torchrun
 from mingled.cli.forms import Flags, OnLost
 from mingled.core.words import Form
 from mingled.frameworks.environment import defaults
@@ -44,7 +44,7 @@ def completed(
 
 
 def _known(flags: Flags, cmd: Sequence[str], given: Mapping[str, str]) -> Known:
-    line = torchrun.read(cmd)
+    line = launchers.read(cmd)
     launcher = (flags.nnodes, flags.node_rank, flags.nproc_per_node)
     process = (flags.world_size, flags.rank)
     is_launcher = line is not None or any(f is not None for f in launcher)
@@ -66,9 +66,7 @@ def _known(flags: Flags, cmd: Sequence[str], given: Mapping[str, str]) -> Known:
     )
 
 
-def _known_launcher(
-    flags: Flags, line: torchrun.TorchrunLine | None, given: Mapping[str, str]
-) -> Known:
+def _known_launcher(flags: Flags, line: launchers.Line | None, given: Mapping[str, str]) -> Known:
     who = "" if flags.job is None else f"job {flags.job}: "
     size, rank = None, flags.node_rank is not None or bool(given.get("NODE_RANK"))
     if flags.nnodes is not None:

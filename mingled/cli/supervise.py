@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mingled import client
-from mingled.cli import child, torchrun
+from mingled.cli import child, launchers
 from mingled.cli.display import Display
 from mingled.cli.forms import Reaction, Wish
 from mingled.core import local
@@ -43,7 +43,7 @@ def prepared(
         display.line(line)
     argv = list(cmd)
     if wanted.line is not None and wanted.line.direct:
-        argv = torchrun.rewrite(wanted.line, lease.config)
+        argv = launchers.rewrite(wanted.line, lease.config)
         display.line("runs " + " ".join(argv))
     return argv, changes.merged(os.environ)
 

@@ -1,10 +1,8 @@
 """A torchrun command line: read, so that nothing is said twice; checked; given the sealed values.
 
 Flags are recognised as torchrun's own parser does (`get_args_parser` in `torch/distributed/run.py`,
-torch 2.13, on argparse): both spellings (`--nproc-per-node`, `--nproc_per_node`), `--flag value`
-and `--flag=value`, unambiguous beginnings (`--nn 2`), short flags alone or run together (`-mr3`),
-the last of several. What follows the training script is the script's and never looked at. torchrun
-takes each flag's default from the environment: `--node-rank` from PET_NODE_RANK, and so on.
+torch 2.13): see `mingled.cli.programs`. torchrun takes each flag's default from the environment:
+`--node-rank` from PET_NODE_RANK, and so on.
 """
 
 from __future__ import annotations
@@ -16,6 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from mingled.cli import prefixes
+from mingled.cli.programs import Flag, Program, check_same, integer, last
+from mingled.cli.resolved import Resolved
 from mingled.core.config import Config
 from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
@@ -33,21 +33,20 @@ WITHOUT_VALUE = prefixes.words("standalone module no-python run-path virtual-loc
 
 SHORT = {"-m": "module", "-r": "redirects", "-t": "tee", "-h": "help"}
 
-LAUNCH_ONLY = frozenset({"use-env"})
-"""What the older `torch.distributed.launch` understands on top; it takes no value."""
+TORCHRUN = Program(
+    name="torchrun",
+    version="torch 2.13",
+    with_value=WITH_VALUE,
+    without_value=WITHOUT_VALUE,
+    short=SHORT,
+    valueless="set its PET_ variable",
+)
+
+LAUNCH = msgspec.structs.replace(TORCHRUN, without_value=WITHOUT_VALUE | {"use-env"})
+"""The older `torch.distributed.launch`, which understands one more."""
 
 _OURS = ("nnodes", "node-rank", "nproc-per-node", "master-addr", "master-port")
 _NOT_WITH_US = ("standalone", "master-addr", "master-port", "rdzv-endpoint")
-
-
-class Flag(NamedTuple):
-    """One flag as it stands on the line."""
-
-    name: str  #: its full name, dashes within
-    value: str | None  #: None for a flag that takes none
-    first: int  #: index of its token in the line
-    end: int  #: index after its last token
-    text: str  #: as it was written, for a sentence
 
 
 class TorchrunLine(NamedTuple):
@@ -70,15 +69,7 @@ class TorchrunLine(NamedTuple):
 
     def flag(self, name: str) -> Flag | None:
         """The occurrence that counts: the last."""
-        return next((flag for flag in reversed(self.flags) if flag.name == name), None)
-
-
-class Resolved(msgspec.Struct, frozen=True):
-    """What the launcher form asks for, after all places that may say it were read."""
-
-    nnodes: tuple[int, int]  #: (min, max)
-    nproc: str  #: a number or one of torchrun's words
-    node_rank: int | None  #: None: automatic
+        return last(self.flags, name)
 
 
 def read(cmd: Sequence[str]) -> TorchrunLine | None:
@@ -95,27 +86,20 @@ def read(cmd: Sequence[str]) -> TorchrunLine | None:
     prefix = prefixes.read(argv)
     if prefix is None:
         return None
-    flags: list[Flag] = []
-    at = prefix.end
-    while at < len(argv) and argv[at] != "--":
-        found = _flags_in(argv, at, LAUNCH_ONLY if prefix.launch else frozenset())
-        if not found:
-            break
-        flags += found
-        at = found[-1].end
+    flags, at = (LAUNCH if prefix.launch else TORCHRUN).flags(argv, prefix.end)
     script = at + 1 if argv[at : at + 1] == ("--",) else at
     if any(flag.name == "help" for flag in flags):
         raise BadInput("torchrun --help starts nothing that could wait: run it without mingle-wait")
     if script >= len(argv):
         raise BadInput("torchrun's command line names no training script; add it, as in train.py")
-    line = TorchrunLine(argv, tuple(flags), at, script, prefix, None, None, None, None)
+    line = TorchrunLine(argv, flags, at, script, prefix, None, None, None, None)
     nnodes, node_rank = _said(line, "nnodes"), _said(line, "node-rank")
     restarts = _said(line, "max-restarts")
     return line._replace(
         nnodes=node_counts(nnodes.value, nnodes.text) if nnodes else None,
         nproc=said.value if (said := _said(line, "nproc-per-node")) else None,
-        node_rank=_integer(node_rank) if node_rank else None,
-        max_restarts=_integer(restarts) if restarts else None,
+        node_rank=integer(node_rank) if node_rank else None,
+        max_restarts=integer(restarts) if restarts else None,
     )
 
 
@@ -139,10 +123,14 @@ def check(
     env = defaults(env)
     _check_address(line, job, env)
     _check_prefix(line, job)
-    _check_same(job, "--nnodes", _range(nnodes), _said(line, "nnodes"), _range(line.nnodes))
-    _check_same(job, "--nproc-per-node", nproc, _said(line, "nproc-per-node"), line.nproc)
+    check_same(
+        job, "torchrun", "--nnodes", _range(nnodes), _said(line, "nnodes"), _range(line.nnodes)
+    )
+    check_same(
+        job, "torchrun", "--nproc-per-node", nproc, _said(line, "nproc-per-node"), line.nproc
+    )
     own_rank, line_rank = _text(node_rank), _text(line.node_rank)
-    _check_same(job, "--node-rank", own_rank, _said(line, "node-rank"), line_rank)
+    check_same(job, "torchrun", "--node-rank", own_rank, _said(line, "node-rank"), line_rank)
 
     if (sizes := nnodes or line.nnodes) is None and "PET_NNODES" in env:
         sizes = node_counts(env["PET_NNODES"], f"job {job}: PET_NNODES={env['PET_NNODES']}")
@@ -160,7 +148,7 @@ def check(
         )
     rank = line.node_rank if node_rank is None else node_rank
     if rank is None and (text := env.get("PET_NODE_RANK")) is not None:
-        rank = _integer(Flag("node-rank", text, 0, 0, f"job {job}: PET_NODE_RANK={text}"))
+        rank = integer(Flag("node-rank", text, 0, 0, f"job {job}: PET_NODE_RANK={text}"))
     return Resolved(sizes, nproc or line.nproc or env.get("PET_NPROC_PER_NODE") or "1", rank)
 
 
@@ -207,79 +195,6 @@ def node_counts(text: str | None, said: str) -> tuple[int, int]:
     if not 1 <= sizes[0] <= sizes[1]:
         raise BadInput(f"{said}: want a number of nodes, as in --nnodes 4, or a range, as in 2:4")
     return sizes
-
-
-def _flags_in(argv: tuple[str, ...], at: int, extra: frozenset[str]) -> list[Flag]:
-    """The flags in the word at `at` (several when short ones run together); none for the script."""
-    word = argv[at]
-    if not word.startswith("-") or word == "-":
-        return []
-    spelled, attached = _split(word)
-    if (name := _match(spelled, word, extra)) is None:
-        # As argparse: a negative number, or a word with a blank in it, is no flag.
-        if re.fullmatch(r"-\d+|-\d*\.\d+", word) or " " in word:
-            return []
-        if word.startswith("--") and attached is not None:
-            return [Flag(spelled[2:], attached, at, at + 1, word)]  # a newer torchrun's, perhaps
-        raise BadInput(
-            f"torchrun has no flag {word} (as of torch 2.13): correct it; if your torchrun is "
-            f"newer and knows it, write {spelled}=VALUE, or if it takes none set its PET_ variable"
-        )
-    if name in WITH_VALUE:
-        if attached is not None:
-            return [Flag(name, attached, at, at + 1, word)]
-        if at + 1 >= len(argv) or _looks_like_flag(argv[at + 1], extra):
-            raise BadInput(f"torchrun's {word} wants a value after it")
-        return [Flag(name, argv[at + 1], at, at + 2, f"{word} {argv[at + 1]}")]
-    flag = Flag(name, None, at, at + 1, word)
-    if attached is None:
-        return [flag]
-    if word.startswith("--"):
-        raise BadInput(f"torchrun's {spelled} takes no value: delete ={attached}")
-    # Short flags run together: the rest is read as if it stood alone in the same place.
-    rest = _flags_in((*argv[:at], f"-{attached}", *argv[at + 1 :]), at, extra)
-    if not rest:
-        raise BadInput(f"torchrun's {spelled} takes no value: delete {attached} from {word}")
-    return [flag, *(other._replace(text=word) for other in rest)]
-
-
-def _split(word: str) -> tuple[str, str | None]:
-    """A word with a dash in front: the flag as it is spelled, and the value attached to it."""
-    if word.startswith("--"):
-        spelled, equals, value = word.partition("=")
-        return spelled, value if equals else None
-    attached = word[2:]
-    if attached.startswith("="):
-        attached = attached[1:]
-    return word[:2], attached if len(word) > 2 else None
-
-
-def _match(spelled: str, word: str, extra: frozenset[str]) -> str | None:
-    """The full name of the flag that `spelled` means; None when no flag begins so."""
-    if not spelled.startswith("--"):
-        return SHORT.get(spelled)
-    if "-" in spelled[2:] and "_" in spelled[2:]:
-        return None  # argparse knows the two spellings, not a mixture
-    given = spelled[2:].replace("_", "-")
-    known = WITH_VALUE | WITHOUT_VALUE | extra
-    if given in known:
-        return given
-    names = sorted(name for name in known if name.startswith(given))
-    if len(names) > 1:
-        raise BadInput(
-            f"torchrun's {word} could mean {', '.join('--' + name for name in names)}: "
-            "write the one you mean"
-        )
-    return names[0] if names else None
-
-
-def _looks_like_flag(word: str, extra: frozenset[str]) -> bool:
-    """Whether argparse would refuse `word` as a flag's value."""
-    if not word.startswith("-") or word == "-":
-        return False
-    if word == "--" or _match(_split(word)[0], word, extra) is not None:
-        return True
-    return not (re.fullmatch(r"-\d+|-\d*\.\d+", word) or " " in word)
 
 
 def _said(line: TorchrunLine, name: str) -> Flag | None:
@@ -333,19 +248,6 @@ def _check_prefix(line: TorchrunLine, job: str) -> None:
         )
 
 
-def _check_same(job: str, name: str, own: str | None, said: Flag | None, value: str | None) -> None:
-    if own is None or said is None or value is None or _plain(own) == _plain(value):
-        return
-    raise BadInput(
-        f"job {job}: mingle-wait says {name} {own}, torchrun's command line says {said.text}; "
-        f"delete one of the two"
-    )
-
-
-def _plain(text: str) -> str:
-    return str(int(text)) if re.fullmatch(r"[0-9]{1,9}", text) else text
-
-
 def _range(sizes: tuple[int, int] | None) -> str | None:
     if sizes is None:
         return None
@@ -354,9 +256,3 @@ def _range(sizes: tuple[int, int] | None) -> str | None:
 
 def _text(number: int | None) -> str | None:
     return None if number is None else str(number)
-
-
-def _integer(flag: Flag) -> int:
-    if not re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", flag.value or ""):
-        raise BadInput(f"{flag.text}: want a whole number")
-    return int(flag.value or "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import select
 import subprocess
 import sys
@@ -14,11 +13,12 @@ from typing import Any
 
 from mingled import client
 from mingled.core import local
+from tests.unique import job
 
 BIN = Path(sys.executable).parent
 WAIT = str(BIN / "mingle-wait")
 
-JOB = f"bert-{secrets.token_hex(4)}"
+JOB = job("bert")
 """Whatever else is tested on this machine meets on the same loopback: not under the same name."""
 
 PATIENCE_S = 60

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mingled.cli import torchrun
+from mingled.cli.resolved import Resolved
 from mingled.core.config import Config, Member
 from mingled.core.words import Form, Nonce
 from mingled.errors import BadInput
@@ -68,7 +69,7 @@ def resolve(
     node_rank: int | None = None,
     nproc: str | None = None,
     env: dict[str, str] | None = None,
-) -> torchrun.Resolved:
+) -> Resolved:
     return torchrun.check(
         line(text), job="bert", nnodes=nnodes, node_rank=node_rank, nproc=nproc, env=env or {}
     )
@@ -173,21 +174,19 @@ def test_the_last_of_several_counts_and_all_go() -> None:
 
 def test_nothing_needs_saying_twice() -> None:
     said = resolve("torchrun --nnodes 2:4 --nproc_per_node gpu --node_rank 1 train.py")
-    assert said == torchrun.Resolved((2, 4), "gpu", 1)
-    assert resolve("torchrun train.py", nnodes=(2, 2)) == torchrun.Resolved((2, 2), "1", None)
+    assert said == Resolved((2, 4), "gpu", 1)
+    assert resolve("torchrun train.py", nnodes=(2, 2)) == Resolved((2, 2), "1", None)
     assert resolve(
         "torchrun --nnodes 2 --nproc-per-node 04 train.py", nnodes=(2, 2), nproc="4", node_rank=0
-    ) == torchrun.Resolved((2, 2), "4", 0)
+    ) == Resolved((2, 2), "4", 0)
 
 
 def test_torchruns_own_environment_gives_defaults_but_not_what_we_exported() -> None:
     env = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "cpu", "PET_NODE_RANK": "1"}
-    assert resolve("torchrun train.py", env=env) == torchrun.Resolved((2, 2), "cpu", 1)
+    assert resolve("torchrun train.py", env=env) == Resolved((2, 2), "cpu", 1)
     assert resolve("torchrun --nnodes 3 train.py", env=env).nnodes == (3, 3)
     stale = environment(config(), present={}).values
-    assert resolve("torchrun train.py", nnodes=(2, 2), env=stale) == torchrun.Resolved(
-        (2, 2), "1", None
-    )
+    assert resolve("torchrun train.py", nnodes=(2, 2), env=stale) == Resolved((2, 2), "1", None)
     with pytest.raises(BadInput, match="add --nnodes N"):
         resolve("torchrun train.py", env=stale)
     assert resolve("torchrun train.py", env=stale | {"PET_NNODES": "5"}).nnodes == (5, 5)

@@ -14,8 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.unique import job
+
 BIN = Path(sys.executable).parent
-JOB = "bert-behind-a-command"
+JOB = job("bert")
 """Not the one of another run of these tests: all use this machine's loopback."""
 
 ONE = ("--job", JOB, "--world-size", "1")
