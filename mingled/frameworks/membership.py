@@ -50,6 +50,7 @@ class Membership:
         self._waiting = 0
         self._over = ""  #: why the round is over for this participant
         self._finished = self._stopping = False
+        self._deaf = False  #: no news will come any more: `mingle leave`, or refused
         self._watch = Watch(lease, line=say, told=told)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="mingled", daemon=True)
@@ -102,18 +103,20 @@ class Membership:
     def finish(self) -> None:
         """This node's work is done: the others are told. Then wait until everybody's is, however
         long they work: they are known to live. Raises `Lost` where somebody was lost, or has begun
-        anew, before its work was done: then nobody can say that the job is done."""
+        anew, before its work was done, and where no news of them can come any more: then nobody can
+        say that the job is done."""
         with self._changed:
             first, self._finished = not self._finished, True
             absent = self._unfinished()
         self._rouse()
         if first and absent and not self.broken:
             self._say(f"this node has finished, and waits for {', '.join(absent)}")
-        self.until(lambda: not self._unfinished())
+        self.until(lambda: not self._unfinished() or self._deaf)
         with self._changed:
             if self._unfinished():
+                why = self._broken() or "no daemon tells it of the others any more"
                 raise Lost(
-                    f"{self.name}: this node has finished its work, but {self._broken()}; what "
+                    f"{self.name}: this node has finished its work, but {why}; what "
                     "they had not finished is not done: look there, and run the job again from its "
                     "last checkpoint"
                 )
@@ -123,8 +126,9 @@ class Membership:
         self._stopping = True
         self._rouse()
         self._thread.join()
-        with contextlib.suppress(OSError):
-            os.close(self._wake)
+        wake, self._wake = self._wake, -1  # closed once: its number may be somebody else's by now
+        if wake >= 0:
+            os.close(wake)
 
     # ------------------------------------------------------------ the state; under the lock
 
@@ -148,8 +152,9 @@ class Membership:
     # ------------------------------------------------------------ the thread
 
     def _rouse(self) -> None:
-        with contextlib.suppress(OSError):  # stopped already
-            os.eventfd_write(self._wake, 1)
+        wake = self._wake
+        if wake >= 0:
+            os.eventfd_write(wake, 1)
 
     def _run(self) -> None:
         beat_at, slept_at = 0.0, _boot_clock()
@@ -160,6 +165,9 @@ class Membership:
                 self._set_over(f"this process stood still for {still_s:.0f} s")
             for news in self._watch.news():
                 self._hear(news)
+            if self._watch.gave_up and not self._deaf:
+                self._deaf = True
+                self.nudge()
             if attachments != self._watch.attachments:
                 told, attachments = False, self._watch.attachments
             if self._finished and not told:
