@@ -60,6 +60,9 @@ TORCHS = (
 """Keys of torch's own backends, set by torchrun itself (`timeout`) or by people who used those
 before. What they ask for has no counterpart here: they are passed over."""
 
+COMMANDS = ("torchrun", "torch/distributed/run.py", "torch/distributed/launch.py", "accelerate")
+"""What takes `--max-restarts` on its command line, as `sys.argv[0]` ends."""
+
 _TRUE, _FALSE = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 """As torch reads them (`RendezvousParameters.get_as_bool`)."""
 
@@ -192,7 +195,10 @@ def remarks(join: Join, argv: Sequence[str], environ: Mapping[str, str]) -> list
 
 
 def _restarts(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Does torchrun's command line, or its environment, speak of restarts?"""
+    """Does torchrun's command line, or its environment, speak of restarts? Who calls torch's
+    launcher from Python says it there (`LaunchConfig`, 3 unless given), where it is not seen."""
+    if not argv or not argv[0].endswith(COMMANDS):
+        return True
     if environ.get("PET_MAX_RESTARTS", "0") != "0":
         return True
     return any(word.replace("_", "-").startswith("--max-restarts") for word in argv)

@@ -248,6 +248,12 @@ def test_a_range_without_restarts(
     assert bool(said) is not silent
 
 
+def test_of_a_launcher_that_is_called_from_python_nothing_is_known() -> None:
+    """`LaunchConfig(max_restarts=...)` is 3 unless given."""
+    assert remarks(join(min_nodes=3), ["/home/ann/train.py"], {}) == []
+    assert remarks(join(min_nodes=3), ["-c"], {}) == []
+
+
 def test_a_range_that_lets_two_halves_start() -> None:
     restarts, halves = remarks(join(min_nodes=2), TORCHRUN, {})
     assert "--max-restarts 10" in restarts
