@@ -56,7 +56,7 @@ class hold_peer_loss(contextlib.ContextDecorator):  # used as a function, as con
             return
         rank = os.environ.get("RANK", "?")
         first = str(error).strip().partition("\n")[0][:300]
-        with contextlib.suppress(OSError, ValueError):  # a closed stderr
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed stderr, or none
             sys.stderr.write(
                 f"mingle: job {job}: rank {rank}: a peer is gone ({first}); waits up to "
                 f"{self._hold_s:g} s to be started anew\n"
