@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import msgspec
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.rendezvous.api import (
     RendezvousClosedError,
     RendezvousConnectionError,
@@ -67,6 +68,15 @@ def torch_error(error: MingleError) -> RendezvousError:
     return kind(str(error))
 
 
+class _Signalled(BaseException):
+    """SIGTERM while the store is opened: to the client, torch's `SignalException` is an `Exception`
+    like those of a store that cannot be opened, which it tells the daemon and goes on."""
+
+    def __init__(self, signal: SignalException) -> None:
+        super().__init__(str(signal))
+        self.signal = signal
+
+
 class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch is not checked
     """Of one agent, for all its rounds."""
 
@@ -111,10 +121,15 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
             raise RendezvousClosedError(f"job {self._join.job}: this run was closed here")
         if self._membership is not None:
             self._membership.stop()
+        before = self._membership
         try:
             lease = self._joined()
         except MingleError as error:
             raise torch_error(error) from None
+        except _Signalled as signalled:
+            raise signalled.signal from None
+        if before is not None:  # not earlier: where a daemon cannot watch us, it would be a loss
+            before.lease.connection.close()
         config = lease.config
         for line in released_lines(config, lease.found_s, lease.waited_s):
             self.say(line)
@@ -146,7 +161,7 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
         success cannot be said, and this raises `RendezvousStateError`. torch calls it after its
         exit barrier, also on failure, and not when a signal ended it."""
         failure = sys.exc_info()[0]
-        if self._membership is None:
+        if self._membership is None or self._closed:
             return True
         if failure is not None:
             self._leave(lost=True, reason=failure.__name__)
@@ -184,8 +199,11 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
 
     def _open(self, address: str) -> int:
         self._opened = None  # of an attempt that is over
-        self._opened = Opening(address)
-        return self._opened.port
+        try:
+            self._opened = Opening(address)
+            return self._opened.port
+        except SignalException as signal:
+            raise _Signalled(signal) from None
 
     def _agent_store(self, config: Config) -> AgentStore:
         assert self._membership is not None
@@ -226,5 +244,5 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
         try:
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
-        except (OSError, ValueError):
-            pass  # a closed stderr is no reason not to train
+        except (OSError, ValueError, AttributeError):
+            pass  # a closed stderr (None, where it was closed at the start) is no reason to end
