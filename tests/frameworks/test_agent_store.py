@@ -47,7 +47,7 @@ def barrier(store: AgentStore) -> None:
 
 
 def client_of(server: Any) -> Callable[[], Any]:
-    return lambda: connect_store(HOME, server.port)
+    return lambda: connect_store(HOME, server.port, 60)
 
 
 # ---------------------------------------------------------------- the exchange of ranks

@@ -102,7 +102,7 @@ def test_every_round_has_a_new_store(daemon: FakeDaemon, play: Any, handler: Any
         served, port = playing.result()
         assert (info.rank, info.bootstrap_store_info.master_port) == (0, port)
         info.store.set("round", str(round_))
-        assert connect_store(HOME, port).get("round") == str(round_).encode()
+        assert connect_store(HOME, port, 60).get("round") == str(round_).encode()
         served.say(gone())
         until_waiting(handler)
         ports.append(port)
@@ -194,7 +194,7 @@ def test_a_signal_while_the_store_is_opened_is_not_lost(
         served.say(local.OpenStore(proof=PROOF, address=HOME))
         served.until_closed()
 
-    monkeypatch.setattr(module, "open_store", interrupted)
+    monkeypatch.setattr(module, "Opening", interrupted)
     playing = play(ask)
     with pytest.raises(SignalException) as raised:
         handler.next_rendezvous()
