@@ -38,6 +38,7 @@ Exit codes:
   86       the outcome cannot be known
   87       the wait was ended: mingle leave, or a newer join
   88       CMD was stopped, since a member was lost (--on-lost)
+  89       the run that was waited for has ended
   126/127  CMD cannot be run / is not there
   130/143  Ctrl-C / SIGTERM while waiting; 128+n: CMD was killed by signal n
   else     CMD's own

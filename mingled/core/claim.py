@@ -317,6 +317,7 @@ class Claim:
                 participants=(entry.participant,),
             ),
         )
+        self.job.note(f"{there} was refused: {sentence}"[: messages.TEXT_CHARS_MAX], now)
         return False
 
     def refuse_hasty(self, now: float) -> None:

@@ -131,7 +131,7 @@ class Views:
             return (
                 f"{start}round {progress.running.round} still runs on "
                 f"{', '.join(progress.running.hosts)}, and a new join waits for the next one; "
-                f"end it there (mingle leave {job.job}), or choose another job ID{note}"
+                f"end it there (Ctrl-C), or choose another job ID{note}"
             )
         hosts = ", ".join(dict.fromkeys(s.host for s in progress.present))
         if progress.here >= progress.size_min and not progress.missing:

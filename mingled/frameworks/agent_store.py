@@ -17,8 +17,9 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+from mingled.frameworks.background import begin
 from mingled.frameworks.membership import Membership
 from mingled.frameworks.store import OPERATION_S
 
@@ -31,25 +32,6 @@ TOLD_S = 20.0
 """A host without power is known to be lost by then (`Settings.silence_sealed_s`)."""
 
 T = TypeVar("T")
-
-
-class _Call(Generic[T]):
-    """One operation in a thread of its own, which a dead store may keep for a minute."""
-
-    def __init__(self, call: Callable[[], T], ended: Callable[[], None]) -> None:
-        self._call, self._ended = call, ended
-        self.done = False
-        self.result: T | None = None
-        self.error: Exception | None = None
-        threading.Thread(target=self._run, name="mingled-store", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._call()
-        except Exception as error:  # whatever torch raises, for the caller to raise
-            self.error = error
-        self.done = True
-        self._ended()
 
 
 class AgentStore:
@@ -113,17 +95,18 @@ class AgentStore:
     def _guarded(self, operation: Callable[[Any], T], broken: T) -> T:
         """Its result, or `broken` where the round breaks first."""
         membership = self._membership
-        call = _Call(lambda: operation(self._real()), membership.nudge)
-        membership.until(lambda: call.done, self.timeout.total_seconds())
-        if call.error is not None:
+        call = begin(lambda: operation(self._real()), membership.nudge)
+        membership.until(call.done, self.timeout.total_seconds())
+        error = call.exception() if call.done() else None
+        if error is not None:
             # Mostly rank 0's death, which the daemon is about to tell of.
             membership.until(lambda: False, TOLD_S)
-        if call.done and call.error is None:
-            return call.result  # type: ignore[return-value]  # T may be None itself
+        elif call.done():
+            return call.result()
         if membership.broken:
             return broken
-        if call.error is not None:
-            raise call.error
+        if error is not None:
+            raise error
         timeout_s = self.timeout.total_seconds()
         raise TimeoutError(f"{membership.name}: rank 0's store gave no answer in {timeout_s:g} s")
 

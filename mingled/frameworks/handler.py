@@ -9,6 +9,7 @@ second round on an old store hangs (torch 2.13).
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -50,6 +51,9 @@ from mingled.wording import clean, released_lines, waiting_line
 
 PAUSE_S = 1.0
 """Before another try where the daemon has died or an outcome could not be known."""
+
+_SECONDS = re.compile(r"for \d+ s")
+"""That time goes on is no news."""
 
 _TORCH_ERRORS: tuple[tuple[type[MingleError], type[RendezvousError]], ...] = (
     (JoinTimeout, RendezvousTimeoutError),
@@ -164,7 +168,9 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
         if self._membership is None or self._closed:
             return True
         if failure is not None:
-            self._leave(lost=True, reason=failure.__name__)
+            own = failure.__name__ == "ChildFailedError"
+            reason = "its workers failed; see its own log" if own else failure.__name__
+            self._leave(lost=True, reason=reason)
             return True
         try:
             self._membership.finish()
@@ -231,8 +237,9 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
         match message:
             case local.Progress():
                 line = waiting_line(message, Form.LAUNCHER)
-                if line != self._said:
-                    self._said = line
+                news = _SECONDS.sub("", line)
+                if news != self._said:
+                    self._said = news
                     self.say(line)
             case local.Notice():
                 self._write(f"mingle: {message.kind}: {clean(message.sentence)}")

@@ -18,6 +18,9 @@ HOLD_S = 20.0
 """A host that has lost its power is known to be lost within this (`Settings.silence_sealed_s`, and
 the fresh connections that decide)."""
 
+LOOK_S = 0.2
+"""Whether the agent is still there, is looked at so often."""
+
 PEER_WORDS = (
     "gloo",
     "nccl",
@@ -62,7 +65,14 @@ class hold_peer_loss(contextlib.ContextDecorator):  # used as a function, as con
                 f"{self._hold_s:g} s to be started anew\n"
             )
             sys.stderr.flush()
-        time.sleep(self._hold_s)
+        wait_for_agent(self._hold_s)
+
+
+def wait_for_agent(hold_s: float) -> None:
+    """Until it stops this worker, ends itself, or the time is over."""
+    agent, until = os.getppid(), time.monotonic() + hold_s
+    while time.monotonic() < until and os.getppid() == agent:
+        time.sleep(LOOK_S)
 
 
 def of_a_peer(error: BaseException) -> bool:

@@ -186,7 +186,7 @@ def remarks(join: Join, argv: Sequence[str], environ: Mapping[str, str]) -> list
             found.append(
                 f"{join.size_min}:{join.size_max} nodes, but torchrun's --max-restarts is 0: where "
                 "the workers of a node that is lost make the others' fail, the others end, too; "
-                "add --max-restarts 10"
+                "add --max-restarts 10, or wrap the training in mingled.torch.hold_peer_loss"
             )
         warning = split_warning(str(join.job), join.size_min, join.size_max)
         if warning is not None:

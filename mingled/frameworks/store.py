@@ -11,13 +11,13 @@ before its own client is there; and all of it is done in threads, which Ctrl-C d
 from __future__ import annotations
 
 import socket
-import threading
 from concurrent.futures import Future
 from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mingled.errors import BadInput, Lost, MingleError
+from mingled.frameworks.background import begin
 from mingled.wording import clean, endpoint
 
 if TYPE_CHECKING:
@@ -137,16 +137,7 @@ def _listener(sentence: str) -> socket.socket:
 
 
 def _begin(address: str, port: int, **options: object) -> Future[TCPStore]:
-    future: Future[TCPStore] = Future()
-
-    def construct() -> None:
-        try:
-            future.set_result(_construct(address, port, **options))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=construct, name="mingled-store", daemon=True).start()
-    return future
+    return begin(lambda: _construct(address, port, **options))
 
 
 def _construct(address: str, port: int, **options: object) -> TCPStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -53,6 +54,11 @@ def parameters(url: str) -> tuple[str, dict[str, Any]]:
         raise BadInput(
             f"{url}: want one job ID after {SCHEME}://, as in {_EXAMPLE}; what is special in URLs "
             "is written %2F for a slash, %23 for #"
+        )
+    if re.search(r":\d+$", job) and "%" not in parts.netloc:
+        raise BadInput(
+            f"{url}: no port is needed, mingled finds one: delete {job[job.rindex(':') :]}, or "
+            "write the colon of a job ID as %3A"
         )
     options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import time
 from typing import Any
 
 import pytest
 
+from mingled.frameworks import holding
 from mingled.frameworks.holding import HOLD_S, hold_peer_loss, of_a_peer
 
 GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]:7\nmore")
@@ -25,7 +26,7 @@ class DistNetworkError(DistError):
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it was held, each time; nobody waits here."""
     found: list[float] = []
-    monkeypatch.setattr(time, "sleep", found.append)
+    monkeypatch.setattr(holding, "wait_for_agent", found.append)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "bert")
     monkeypatch.setenv("RANK", "3")
     return found
@@ -97,3 +98,10 @@ def test_torchs_own_errors_are_held() -> None:
     distributed = pytest.importorskip("torch.distributed")
     for name in ("DistBackendError", "DistNetworkError", "DistStoreError"):
         assert of_a_peer(getattr(distributed, name)("whatever it says")), name
+
+
+def test_nobody_waits_for_an_agent_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = iter([7, 7, 7, 1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    holding.wait_for_agent(3600.0)
+    assert list(parents) == []

@@ -17,7 +17,7 @@ from mingled.frameworks.url import parameters
         ("mingle://bert?world_size=4", "bert", {"world_size": 4}),
         ("mingle://bert/?world_size=4&rank=0", "bert", {"world_size": 4, "rank": 0}),
         ("mingle://bert?world_size=4&rank=-1", "bert", {"world_size": 4}),
-        ("mingle://Bert:2", "Bert:2", {}),
+        ("mingle://Bert%3A2", "Bert:2", {}),
         ("mingle://ann%2Fbert%231?timeout=1.5", "ann/bert#1", {"timeout": 1.5}),
         (
             "mingle://bert?any_user=1&wait=false&interface=eth1,eth2&subnet=10.0.0.0/24",
@@ -34,6 +34,7 @@ def test_what_a_url_says(url: str, job: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
+        ("mingle://bert:29500?world_size=2", "no port is needed"),
         ("mingle://", "want one job ID after mingle://, as in mingle://bert"),
         ("mingle:///bert", "want one job ID"),
         ("mingle://ann/bert", "want one job ID .* %2F for a slash"),
