@@ -18,7 +18,7 @@ from .helpers import BIN, Running, daemons_on, nothing_left, processes, wait
 
 pytestmark = pytest.mark.torch
 
-TRAIN = Path(__file__).with_name("train_elastic.py")
+TRAIN = Path(__file__).with_name("train_steps.py")
 
 LOAD = """
 import os, time
@@ -75,24 +75,24 @@ def test_a_saturated_link_loses_nobody(lan: MakeLan, tmp_path: Path) -> None:
 @pytest.mark.parametrize("victim", ["follower", "rank 0"])
 def test_torchrun_goes_on_after_a_node_died(lan: MakeLan, tmp_path: Path, victim: str) -> None:
     three = lan(nodes=3)
-    torchrun = (str(BIN / "torchrun"), "--nnodes", "2:3", str(TRAIN), str(tmp_path))
+    torchrun = (str(BIN / "torchrun"), "--nnodes", "2:3", str(TRAIN), str(tmp_path), "bare")
     flags = ("--on-lost", "restart", "--stop-grace", "5s", "--last-call", "5s")
     runs: dict[int, Running] = {}
     for number in (1, 2, 3):
         runs[number] = wait(three.node(number), "bert", *flags, cmd=torchrun)
         runs[number].until(f"{number}/2 to 3 here" if number < 3 else "this is node rank")
     for running in runs.values():
-        running.until("begins at 0, ", " of 3 at ", "did 5\n", kind="out")
+        running.until("begins at 0, ", " of 3 by ", "did 5 at ", kind="out")
     leader = number_of(runs, "this is node rank 0 of 3")
     dies = leader if victim == "rank 0" else max(set(runs) - {leader})
     kill_all(three, dies)
     runs.pop(dies).end()
     for running in runs.values():
         running.until("; joins again: restart 1 of 3")
-        running.until(" of 2 at ", kind="out")
+        running.until(" of 2 by ", kind="out")
     begun = int(re.findall(r"begins at (\d+)", runs[min(runs)].out)[1])
     for running in runs.values():
-        running.until(f"did {begun + 5}\n", kind="out")
+        running.until(f"did {begun + 5} at ", kind="out")
     (tmp_path / "enough").touch()
     ends = {number: running.well() for number, running in runs.items()}
 
