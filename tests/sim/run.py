@@ -76,11 +76,13 @@ def _play(scenario: Scenario) -> None:
     kept = scenario.clear_away()
     world.clock.run_until(FAULTS_END_S + 1.0 + LEASES_END_S)
     expected = scenario.last_wave(kept)
-    world.clock.run_until(world.clock.now + LIVENESS_S + GRACE_S + 5.0)
-    for client in expected:
-        ensure(client.config is not None, f"once all is well, {client}: never released")
+    begun = world.clock.now
+    world.clock.run_until(begun + LIVENESS_S - 1.0)  # later, whoever waits has given up
     uninformed = scenario.told_of_waiters()
     ensure(not uninformed, f"not told that somebody waits: {[str(c) for c in uninformed]}")
+    world.clock.run_until(begun + LIVENESS_S + GRACE_S + 5.0)
+    for client in expected:
+        ensure(client.config is not None, f"once all is well, {client}: never released")
     scenario.everybody_leaves()
     world.clock.run_until(world.clock.now + EMPTY_S)
     world.checks.empty()

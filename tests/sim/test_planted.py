@@ -176,3 +176,8 @@ def test_survivor_that_joins_again_is_forgotten(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Held, "survivors", lambda self, waiting: [])
     with pytest.raises(AssertionError):
         elastic_shrink()
+
+
+def test_members_are_not_told_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Held, "tell_waiting", lambda self, count, seats: None)
+    found(60)
