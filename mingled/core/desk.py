@@ -82,7 +82,7 @@ class Desk:
     def reattach(self, event: ReattachAsked, now: float) -> None:
         """A participant that was released by a daemon which is gone: watch it, and its round."""
         seat = Seat(event.participant, event.join, event.holder, now, 0.0)
-        error = self._foreign(seat) or self._full(seat)
+        error = self._foreign(seat) or self._flaw_of_secrets(seat) or self._full(seat)
         if error is not None:
             self._ctx.do(actions.Answer(request=event.request, message=failed_by(error)))
             return
@@ -113,9 +113,25 @@ class Desk:
                 )
         return None
 
+    def _flaw_of_secrets(self, seat: Seat) -> MingleError | None:
+        """With other secrets it would wait in vain, or in bad company."""
+        join, where = seat.join, f"{self._name} on {self._ctx.host}"
+        if join.secret != self._job.secret:
+            return Refused(
+                f"{where}: {seat.who()} brings {'another' if join.secret else 'no'} secret, "
+                f"and the job here has {'one' if self._job.secret else 'none'}; give all of them "
+                "the same --secret-file"
+            )
+        if join.key_id and join.key_id != self._ctx.key_ids[0]:
+            return Refused(
+                f"{where}: the daemon presents key {self._ctx.key_ids[0]}, MINGLE_KEY_FILE has "
+                f"{join.key_id}; unset it here, or give the daemon that key (mingle key)"
+            )
+        return None
+
     def _obstacle(self, seat: Seat, now: float) -> MingleError | None:
         entry, where = seat.entry(), f"{self._name} on {self._ctx.host}"
-        foreign = self._foreign(seat)
+        foreign = self._foreign(seat) or self._flaw_of_secrets(seat)
         if foreign is not None:
             return foreign
         flaw = self._flaw_of_wish(seat)

@@ -13,6 +13,7 @@ from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Config
 from mingled.core.messages import Fate, Running, Seen, check_shape
 from mingled.core.peers import check_peers, check_subnets
+from mingled.core.secrets import check_secret
 from mingled.core.software import Software, check_items
 from mingled.core.words import HOST_LABEL, Form, JobId, Nonce, ParticipantId, host_label
 from mingled.errors import BadInput
@@ -68,6 +69,8 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     heartbeat_s: float | None = None
     software: Software | None = None  #: that it would run
     require_same: tuple[str, ...] = ()  #: of that, what is to be the same for all
+    secret: str = ""  #: of the job, beside its ID (`core.secrets.secret_of`); empty: none
+    key_id: str = ""  #: of the key that the daemon must present; empty: whichever it has
     named: bool = False  #: answer JOB-RANK.local by mDNS while it holds its rank
 
     def __post_init__(self) -> None:
@@ -75,6 +78,7 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
         check_peers(self.peers, f"job {self.job}: ")
         check_subnets(self.subnets, f"job {self.job}: ")
         check_items(self.require_same)
+        check_secret(self.secret, f"job {self.job}: ")
         if self.named and not HOST_LABEL.fullmatch(host_label(self.job, self.rank_max)):
             raise BadInput(
                 f"job {self.job}: {host_label(self.job, self.rank_max)} is no host name; choose a "
@@ -298,6 +302,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job in a report."""
 
     job: str
+    label: str  #: what stands for it on the network
     state: str
     leader: str | None
     leader_address: str | None
@@ -324,7 +329,7 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
     link_port: int
     addresses: tuple[str, ...]
     discovery: tuple[str, ...]  #: one line for each rung: what works, what does not and why
-    key_id: str
+    key_ids: tuple[str, ...]  #: of the cluster keys it takes, the one it presents first
     up_s: float
     jobs: tuple[Job, ...]
 

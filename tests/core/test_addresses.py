@@ -155,7 +155,10 @@ def test_both_sides_are_told_of_nat() -> None:
     )
     here = Address(address="10.0.0.1", interface="eth0")
     core, now = stage.core(1), stage.world.clock.now + stage.world.daemons[0].boot
-    core.handle(events.LinkAccepted(link=1000, local=here, remote_address="10.0.0.9"), now)
+    accepted = events.LinkAccepted(
+        link=1000, local=here, remote_address="10.0.0.9", label=claim.job.label
+    )
+    core.handle(accepted, now)
     told = core.handle(events.FrameReceived(link=1000, message=join), now)
     told += core.handle(events.FrameReceived(link=1000, message=join), now)
     notices = [

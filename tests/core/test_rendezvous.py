@@ -86,7 +86,10 @@ def test_another_version_is_refused_with_a_sentence() -> None:
     link = 1000
     here = events.Address(address="10.0.0.1", interface="eth0")
     core = stage.core(1)
-    core.handle(events.LinkAccepted(link=link, local=here, remote_address="10.0.0.9"), 0.5)
+    accepted = events.LinkAccepted(
+        link=link, local=here, remote_address="10.0.0.9", label=claim.job.label
+    )
+    core.handle(accepted, 0.5)
     told = core.handle(events.FrameReceived(link=link, message=join), 0.5)
     refused = [a.message for a in told if isinstance(a, actions.SendFrame)]
     assert [type(m) for m in refused] == [messages.Refuse]

@@ -103,7 +103,7 @@ def test_a_daemon_started_anew_is_noticed_though_its_link_breaks_in_silence() ->
     stage.world.restart(1)
     stage.wait(10.0)
     assert fates(clients[0]) == [(1, "unwatched")]
-    assert "started anew" in last(clients[0]).reason
+    assert "its daemon is gone, its host answers" in last(clients[0]).reason
 
 
 def test_a_link_that_stays_silent_is_given_up_and_made_anew() -> None:
