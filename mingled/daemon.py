@@ -36,6 +36,9 @@ LINK_PORT = 29_490
 LINGER_S = 2.0
 """A private daemon outlives its last lease by this, for a job that is started anew at once."""
 
+KEYS_EVERY_S = 5.0
+"""The key file is looked at this often, and at each join."""
+
 log = logging.getLogger("mingled")
 
 
@@ -116,7 +119,7 @@ class Daemon:
             self._peers = peers.Peers(self.emit)
             self._ladder = Ladder(
                 self.emit,
-                Identity(node=self._node, host=socket.gethostname(), port=self._link_port),
+                self._identity(),
                 rungs=options.rungs,
                 peers=options.peers,
                 port=options.broadcast_port,
@@ -136,6 +139,7 @@ class Daemon:
             await self._control.start(listener.sock)
             log.info("mingled %s on %s, link port %d", __version__, options.socket, self._link_port)
             ready()
+            self._look_for_keys()
             self._arm_linger()
             await here.start()
             await self._stop.wait()
@@ -213,6 +217,12 @@ class Daemon:
             # A bug of ours in one job must not stop the others'.
             log.exception("bug: %s was not handled", type(event).__name__)
 
+    def _look_for_keys(self) -> None:
+        """Somebody who waits here may be looked for by others under a key that is new there."""
+        if self._options.key_file is not None and not self._stop.is_set():
+            self._refresh_keys()
+            self._loop.call_later(KEYS_EVERY_S, self._look_for_keys)
+
     def _refresh_keys(self) -> None:
         """`mingle key rotate` has changed the file: what joins from now on has the new keys."""
         try:
@@ -221,9 +231,21 @@ class Daemon:
             log.warning("%s; the keys of before stay in force", error)
             return
         if changed:
-            ids = ", ".join(map(key_id_of, self._keyring.keys)) or "none"
-            log.info("cluster keys, the one to present first: %s", ids)
+            log.info("cluster keys, the one to present first: %s", ", ".join(self._key_ids))
             self._take(events.KeysChanged(keys=self._keyring.keys))
+            self._ladder.introduce_as(self._identity())
+
+    def _identity(self) -> Identity:
+        return Identity(
+            node=self._node,
+            host=socket.gethostname(),
+            port=self._link_port,
+            key_id=self._key_ids[0],
+        )
+
+    @property
+    def _key_ids(self) -> tuple[str, ...]:
+        return tuple(map(key_id_of, self._keyring.keys or (b"",)))
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -309,7 +331,7 @@ class Daemon:
             link_port=self._link_port,
             addresses=tuple(f"{a.interface} {a.address}" for a in self._surroundings.addresses),
             discovery=self._ladder.states,
-            key_ids=tuple(map(key_id_of, self._keyring.keys or (b"",))),
+            key_ids=self._key_ids,
             up_s=clock() - self._started_at,
             jobs=jobs,
         )

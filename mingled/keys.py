@@ -13,8 +13,9 @@ import socket
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from mingled.core.secrets import KEY_BYTES, KEYS_MAX, secret_of
+from mingled.core.secrets import KEY_BYTES, KEYS_MAX, key_id_of, secret_of
 from mingled.errors import BadInput, NotPermitted
 
 SYSTEM = Path("/etc/mingled/key")
@@ -24,6 +25,7 @@ NONE = "none"
 """Instead of a file: no key, although there may be one."""
 
 VARIABLE = "MINGLE_KEY_FILE"
+SECRET_VARIABLE = "MINGLE_SECRET_FILE"
 
 FILE_BYTES_MAX = 16 * 1024
 """Of a key file: eight keys with room for remarks."""
@@ -95,6 +97,24 @@ def load_secret(path: Path) -> str:
             f"{SECRET_BYTES_MIN} or more; for example: openssl rand -hex 32 > {path}"
         )
     return secret_of(content)
+
+
+class Told(NamedTuple):
+    """What a join says of secrets."""
+
+    secret: str  #: of the job; empty: it has none
+    key_id: str  #: of the user's own key, which the daemon must have; empty: whichever it has
+
+
+def told(secret_file: str, environ: Mapping[str, str]) -> Told:
+    """`secret_file`: as the user has given it, before MINGLE_SECRET_FILE; empty: not at all. A key
+    file that the user names or has counts also where the machine's daemon serves: its job must not
+    go on without that key. Raises as `load` and `load_secret`."""
+    path = secret_file or environ.get(SECRET_VARIABLE, "")
+    secret = load_secret(Path(path).expanduser()) if path else ""
+    if not environ.get(VARIABLE) and not _there(own(environ)):
+        return Told(secret, "")
+    return Told(secret, key_id_of(next(iter(load(find(environ))), b"")))
 
 
 def _private(path: Path, bytes_max: int, what: str) -> bytes:

@@ -9,6 +9,7 @@ from mingled.core.events import AdoptAsked, Holder, JoinAsked, ReattachAsked
 from mingled.core.home import NO_WISH, Wish
 from mingled.core.reach import permitted
 from mingled.core.seat import Seat, failed_by, rank_conflict, shape_conflict, tell_failed
+from mingled.core.secrets import NO_KEY_ID
 from mingled.core.software import own_flaw, same_conflict
 from mingled.core.table import BETWEEN, OUTCOME_OPEN, Trigger
 from mingled.core.words import Form, ParticipantId
@@ -124,8 +125,8 @@ class Desk:
             )
         if join.key_id and join.key_id != self._ctx.key_ids[0]:
             return Refused(
-                f"{where}: the daemon presents key {self._ctx.key_ids[0]}, MINGLE_KEY_FILE has "
-                f"{join.key_id}; unset it here, or give the daemon that key (mingle key)"
+                f"{where}: its daemon presents {_key(self._ctx.key_ids[0])}, your key file has "
+                f"{_key(join.key_id)}; use the same (mingle key id), or MINGLE_KEY_FILE to name it"
             )
         return None
 
@@ -357,3 +358,7 @@ class Desk:
             self._job.claim.end(why)
             self._job.drop_claim(now)
             self._job.to(Trigger.REST)
+
+
+def _key(key_id: str) -> str:
+    return "no key" if key_id == NO_KEY_ID else f"key {key_id}"

@@ -10,13 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import re
 from collections.abc import Iterable
 
 import msgspec
 
 from mingled.core.words import JobId, Label
-from mingled.errors import BadInput
 
 NO_KEY_ID = "none"
 """The key id in adverts of a daemon without a cluster key."""
@@ -30,8 +28,6 @@ A.2.1)."""
 
 KEYS_MAX = 8
 """Accepted at a time. A rotation needs two."""
-
-_SECRET = re.compile(r"[0-9a-f]{64}")
 
 
 class Realm(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,9 +92,3 @@ def key_id_of(key: bytes = b"") -> str:
 def secret_of(content: bytes) -> str:
     """A job's own secret, as it is handed to the daemon, from what its file holds."""
     return hkdf(content, b"mingled job secret 1", 32).hex()
-
-
-def check_secret(text: str, who: str = "") -> None:
-    """As `secret_of` makes them, or empty; `BadInput` otherwise."""
-    if text and not _SECRET.fullmatch(text):
-        raise BadInput(f"{who}the job's secret is not 64 hexadecimal digits")

@@ -46,6 +46,7 @@ CHECKS: dict[str, Check] = {
     "interfaces": checks_here.interfaces,
     "nodes": checks_nodes.nodes,
     "version": checks_nodes.version,
+    "key": checks_nodes.key,
     "subnet": checks_nodes.subnet,
     "multicast": checks_udp.multicast,
     "mdns": checks_udp.mdns,

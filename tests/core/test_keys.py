@@ -89,7 +89,7 @@ def test_a_key_that_somebody_names_must_be_the_daemons() -> None:
     right = stage.join(1, size=1, key_id=key_id_of(OLD))
     stage.wait()
     said = failed(wrong, "refused")
-    assert f"presents key {key_id_of(OLD)}, MINGLE_KEY_FILE has {key_id_of(NEW)}" in said
+    assert f"presents key {key_id_of(OLD)}, your key file has key {key_id_of(NEW)}" in said
     ready(right)
 
 
