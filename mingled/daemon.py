@@ -281,7 +281,7 @@ class Daemon:
             case actions.CloseLink():
                 self._peers.close_link(action.link)
             case actions.Trust():
-                self._peers.trust(action.realm)
+                self._peers.trust(action.realm, soon=action.soon)
             case actions.Distrust():
                 self._peers.distrust(action.label)
             case _:

@@ -101,6 +101,7 @@ class Trust(Action, frozen=True, kw_only=True):
     those whom links of its label are opened to."""
 
     realm: Realm
+    soon: bool = False  #: there will be links of it: what they need may be made beforehand
 
 
 class Distrust(Action, frozen=True, kw_only=True):

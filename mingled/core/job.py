@@ -76,7 +76,7 @@ class Job:
         self.realms = now | before
         for label, realm in now.items():
             if label not in before:
-                self.ctx.do(actions.Trust(realm=realm))
+                self.ctx.do(actions.Trust(realm=realm, soon=True))
         if self.claim is not None:
             self.claim.rekey()
 

@@ -50,6 +50,9 @@ HANDSHAKES_MAX = 1_024
 """Clients that have not: whoever came first goes, and comes again if it is one of ours. Each costs
 a descriptor and some KiB; a thousand followers may knock at once."""
 
+WARM_AFTER_S = 0.02
+"""Most participants wait for others; whoever does not is served first."""
+
 UNSENT_BYTES_MAX = 64 * 1024 * 1024
 """A peer that does not read is hung up on before it costs more memory than this."""
 
@@ -161,9 +164,12 @@ class Peers:
 
     # ------------------------------------------------------------ actions
 
-    def trust(self, realm: Realm) -> None:
-        """From now on, whoever shows to be in this realm is let in."""
+    def trust(self, realm: Realm, *, soon: bool = False) -> None:
+        """From now on, whoever shows to be in this realm is let in. `soon`: make what the first
+        link needs before that is asked for."""
         self._vault.trust(realm)
+        if soon:
+            asyncio.get_running_loop().call_later(WARM_AFTER_S, self._vault.warm, realm.label)
 
     def distrust(self, label: Label) -> None:
         """No longer; links that stand go on."""
