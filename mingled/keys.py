@@ -50,7 +50,7 @@ def find(environ: Mapping[str, str] = os.environ, *, system: bool = False) -> Pa
     `system`: a daemon for all users has none of its own. None: there is no key."""
     named = environ.get(VARIABLE, "")
     if named:
-        return None if named == NONE else Path(named)
+        return None if named == NONE else Path(named).expanduser()
     places = (SYSTEM,) if system else (own(environ), SYSTEM)
     return next((path for path in places if _there(path)), None)
 

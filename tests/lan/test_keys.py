@@ -19,6 +19,7 @@ from .helpers import (
     SHOW,
     SOCKET,
     STAY,
+    WAIT,
     Running,
     fates,
     one_round,
@@ -233,3 +234,14 @@ def test_fault_34_and_fault_41_forged_and_replayed_records_change_nothing(lan: M
         one.until("node rank 2) lost")
     for one in (leader, follower):
         assert one.finish().code == 0
+
+
+def test_a_private_daemon_has_the_key_that_its_user_names(lan: MakeLan, tmp_path: Path) -> None:
+    """Also by a relative path, though it does not run where the user is."""
+    net = lan(nodes=2)
+    keys.write(tmp_path / "key", [OLD], new=True)
+    both = {}
+    for node in net.nodes:
+        line = f"cd {tmp_path} && exec {WAIT} --job bert --nnodes 2 --timeout 60s -- env -0"
+        both[node.number] = start(node, "sh", "-c", line, env={"MINGLE_KEY_FILE": "key"})
+    one_round(net, {number: running.well().env for number, running in both.items()})
