@@ -17,7 +17,7 @@ SEEDS_MAX = 1_000
 @pytest.mark.parametrize(
     ("state", "trigger", "after"), [(s, t, after) for (s, t), after in TRANSITIONS.items()]
 )
-def test_a_crash_right_after(state: State, trigger: Trigger, after: State) -> None:
+def test_fault_01_a_crash_right_after(state: State, trigger: Trigger, after: State) -> None:
     crashed = seed = 0
     while crashed < CRASHES and seed < SEEDS_MAX:
         played = run(seed, mine=f"{state} --{trigger}--> {after}")
