@@ -201,7 +201,7 @@ def test_the_released_line_names_the_place_and_the_time() -> None:
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "\0", "\x7f", "\u2028", "\ud800"])
-def test_nothing_from_elsewhere_paints_the_terminal(text: str) -> None:
+def test_fault_38_nothing_from_elsewhere_paints_the_terminal(text: str) -> None:
     assert clean(text).isprintable()
     assert clean(f"gpu1 (näher), 日本: {text}").startswith("gpu1 (näher), 日本: ")
     shown = waiting_line(progress(text, leader=text, note=text), Form.PROCESS)

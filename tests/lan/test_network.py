@@ -188,7 +188,7 @@ def test_dual_stack_where_one_family_is_dead(lan: MakeLan, dead: str, alive: str
 # ---------------------------------------------------------------- the ladder
 
 
-def test_multicast_is_dropped_and_broadcast_takes_over(lan: MakeLan) -> None:
+def test_fault_26_multicast_is_dropped_and_broadcast_takes_over(lan: MakeLan) -> None:
     three = lan(nodes=3)
     for node in three.nodes:
         node.drop(NO_MULTICAST)
@@ -275,7 +275,7 @@ def test_a_node_behind_nat_is_named_on_both_sides(lan: MakeLan) -> None:
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])
-def test_an_address_changes_while_everybody_waits(lan: MakeLan, who: str) -> None:
+def test_fault_15_an_address_changes_while_everybody_waits(lan: MakeLan, who: str) -> None:
     """DHCP gave it another one; nobody is started anew, and no ghost is left."""
     three = lan(nodes=3)
     daemons_on(three.nodes)
@@ -294,7 +294,7 @@ def test_an_address_changes_while_everybody_waits(lan: MakeLan, who: str) -> Non
     assert {env["MASTER_ADDR"] for env in told} == {new if who == "leader" else "10.77.0.1"}
 
 
-def test_an_interface_is_taken_away_and_made_again(lan: MakeLan) -> None:
+def test_fault_18_an_interface_is_taken_away_and_made_again(lan: MakeLan) -> None:
     """With the same name and address: multicast is joined anew, else nobody would be heard."""
     both = lan(nodes=2, networks=2)
     one, two = both.nodes
