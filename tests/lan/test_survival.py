@@ -69,7 +69,7 @@ def test_fault_03_a_node_is_killed_and_the_rest_go_on(
     ends = agents.enough()
     for done in ends.values():
         assert f"gpu{dies} (10.77.0.{dies}, node rank" in done.err
-        assert "lost just now: killed by signal 9" in done.err
+        assert "lost just now in round 1: killed by signal 9" in done.err
     well(net, ends)
 
 
