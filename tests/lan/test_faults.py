@@ -156,6 +156,27 @@ def test_fault_14_a_timeout_names_what_is_missing(lan: MakeLan) -> None:
     assert "10.77.0.3" in alone.err
 
 
+def test_fault_02_fault_03_rank_0_is_killed_before_and_after_the_seal(lan: MakeLan) -> None:
+    three = lan(nodes=3)
+    first = wait(three.node(1), "bert", "--nnodes", "3", "--node-rank", "0", cmd=STAY)
+    rest = [wait(three.node(2), "bert", "--nnodes", "3", cmd=STAY)]
+    rest[0].until("2/3 here: gpu1, gpu2")
+    rest[0].says_after(first.process.kill, "1/3 here: gpu2; waiting for 2 more")
+    first.end()
+    again = wait(three.node(1), "bert", "--nnodes", "3", "--node-rank", "0", cmd=STAY)
+    again.until("2/3 here")
+    rest.append(wait(three.node(3), "bert", "--nnodes", "3", cmd=STAY))
+    for running in (again, *rest):
+        running.until("this is node rank")
+    again.process.kill()  # CMD ends with its stdin
+    for running in rest:
+        running.until("gpu1 (10.77.0.1, node rank 0) lost just now in round 1: killed by signal 9")
+    again.finish()
+    for running in rest:
+        assert running.finish().code == 0
+    nothing_left(three)
+
+
 @pytest.mark.parametrize("dies", ["rank 0", "rank 1"])
 def test_fault_01_a_daemon_dies_while_clients_wait(lan: MakeLan, dies: str) -> None:
     three = lan(nodes=3)
