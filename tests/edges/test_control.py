@@ -118,7 +118,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
         (JOIN.replace(b'"size_max":2', b'"size_max":1e99'), "request"),
     ],
 )
-async def test_what_is_no_request_is_answered_and_hung_up_on(
+async def test_fault_36_what_is_no_request_is_answered_and_hung_up_on(
     daemon: Daemon, data: bytes, sentence: str
 ) -> None:
     (failed,) = await daemon.answers(data)
@@ -128,7 +128,9 @@ async def test_what_is_no_request_is_answered_and_hung_up_on(
     assert daemon.events.empty()
 
 
-async def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_35_a_line_that_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(local, "LINE_SIZE_BYTES_MAX", 100)
     daemon = Daemon(tmp_path / "s")
     await daemon.control.start(daemon.listener.sock)
@@ -139,7 +141,9 @@ async def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.Monke
     daemon.listener.close()
 
 
-async def test_a_client_that_says_nothing(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_37_a_client_that_says_nothing(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(control, "FIRST_LINE_S", 0.01)
     (failed,) = await daemon.answers(b'{"type"')
     assert isinstance(failed, local.Failed)
@@ -157,7 +161,7 @@ async def test_a_client_that_says_nothing(daemon: Daemon, monkeypatch: pytest.Mo
     ],
     ids=lambda request: type(request).__name__,
 )
-async def test_another_version_is_refused(
+async def test_fault_43_another_version_is_refused(
     daemon: Daemon, request_: local.Request, version: tuple[int, int]
 ) -> None:
     (failed,) = await daemon.answers(encode(msgspec.structs.replace(request_, version=version)))
@@ -269,7 +273,7 @@ async def test_a_new_connection_replaces_the_old(daemon: Daemon) -> None:
     assert daemon.events.empty()
 
 
-async def test_whoever_hangs_up_before_it_is_seated_has_vanished(daemon: Daemon) -> None:
+async def test_fault_44_whoever_hangs_up_before_it_is_seated_has_vanished(daemon: Daemon) -> None:
     _reader, writer, request = await daemon.reattach()
     writer.close()
     await asyncio.wait(daemon.control._tasks)
@@ -356,7 +360,7 @@ async def test_adopting_a_process_that_is_not_there(daemon: Daemon) -> None:
         writer.close()
 
 
-async def test_too_many_connections_of_one_user(
+async def test_fault_37_too_many_connections_of_one_user(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "CLIENTS_PER_USER_MAX", 1)
@@ -386,7 +390,7 @@ async def test_a_client_that_does_not_read_is_hung_up_on(
     client.close()
 
 
-def test_a_second_listener_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
+def test_fault_45_a_second_listener_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     first = control.Listener(path, 0o600)
     with pytest.raises(DaemonError, match=f"another mingled already serves {path}"):

@@ -68,7 +68,7 @@ def test_ack_of_an_aborted_attempt_counts(monkeypatch: pytest.MonkeyPatch) -> No
     assert "acknowledged" in found(1500, hosts=2)
 
 
-def test_no_tie_break_between_leaders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_05_no_tie_break_between_leaders(monkeypatch: pytest.MonkeyPatch) -> None:
     def loses(mine: Contest, theirs: Contest) -> bool:
         return mine.standing < theirs.standing and not mine.busy
 
@@ -84,7 +84,7 @@ def test_keys_that_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "without a key that all have" in found(600)
 
 
-def test_rank_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_06_rank_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     def twice(chosen: Sequence[Present], leader: ParticipantId) -> tuple[Member, ...]:
         *others, last = members_of(chosen, leader)
         return (*others, msgspec.structs.replace(last, rank=max(0, last.rank - 1)))
@@ -128,7 +128,7 @@ def test_rounds_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "keeps jobs" in found(10)
 
 
-def test_claim_nonce_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_41_claim_nonce_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """On neither side: one alone is made good by the other."""
     right, right_received = Rendezvous._frame, Pursuit.received
 
@@ -155,7 +155,7 @@ def test_ring_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unproven" in found(60)
 
 
-def test_silence_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_09_silence_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lossy links are silent now and then; only fresh connections tell."""
 
     def silent(self: Watches, watch: Watch, now: float) -> None:

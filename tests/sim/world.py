@@ -93,7 +93,9 @@ class World:
         self.brittle = 0.0  #: share of PREPARE, ACK and COMMIT that take their link with them
         self.fickle = 0.0  #: share of PREPAREs upon which somebody who waits goes away
         self.portless = 0.0  #: share of tries to open a port that fail
-        self.mine: str | None = None  #: a daemon that takes this transition crashes at once
+        self.mine: str | None = (
+            None  #: a daemon that takes this transition crashes among its actions
+        )
         self.mines_left = 3
         self.past_adverts: list[Advert] = []
         self.answers: list[actions.Answer | actions.Describe] = []
@@ -133,10 +135,15 @@ class World:
         if isinstance(event, events.JoinAsked):
             self._asked(daemon, self.clients[event.participant])
         self.log.append((self.clock.now, daemon.host, "<-", event))
-        for action in daemon.core.handle(event, self.clock.now + daemon.boot):
+        todo = daemon.core.handle(event, self.clock.now + daemon.boot)
+        mined = self.mine is not None and self._steps_on_mine(daemon)
+        if mined:  # it dies before any of its actions, between two, or after the last
+            todo = todo[: self.rng.randint(0, len(todo))]
+        for action in todo:
             self.log.append((self.clock.now, daemon.host, "->", action))
             self._perform(daemon, action)
-        if self.mine is not None and self._steps_on_mine(daemon):
+        if mined:
+            self._dies_for_a_while(daemon)
             return
         deadline = self._deadline(daemon)
         if self.rng.random() < EARLY_SHARE:
@@ -153,10 +160,12 @@ class World:
         if self.mine not in last or not self.mines_left:
             return False
         self.mines_left -= 1
+        return True
+
+    def _dies_for_a_while(self, daemon: Daemon) -> None:
         self.crash(daemon.host)
         back = self.clock.now + self.rng.choice((0.05, 2.0))
         self.clock.at(back, lambda: self.restart(daemon.host))
-        return True
 
     def _deadline(self, daemon: Daemon) -> float | None:
         """In the world's time. Rounded up by a hair: a tick must not come too early."""
