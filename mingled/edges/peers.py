@@ -222,7 +222,7 @@ class Peers:
             local, remote = _ends(channel)
         except Exception as error:  # whatever it is, the core must not wait for ever
             self._tasks.pop(link, None)
-            reason = str(error) or type(error).__name__
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             answered = isinstance(error, Unreached) and error.answered
             self._emit(events.LinkFailed(link=link, reason=reason, answered=answered))
             return
