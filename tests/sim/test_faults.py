@@ -212,8 +212,8 @@ def test_fault_20_clocks_are_years_apart(monkeypatch: pytest.MonkeyPatch) -> Non
     """A core knows one clock, its daemon's, and tells nobody what it says."""
     right = Daemon.__init__
 
-    def aged(self: Daemon, world: World, host: int) -> None:
-        right(self, world, host)
+    def aged(self: Daemon, world: World, host: int, keys: tuple[bytes, ...] = ()) -> None:
+        right(self, world, host, keys)
         self.boot = (0.0, 10 * YEAR_S)[world.rng.random() < 0.5] + world.rng.uniform(0.0, 1e4)
 
     monkeypatch.setattr(Daemon, "__init__", aged)
