@@ -32,6 +32,11 @@ READ = (
         "`MINGLE_REQUIRE_SAME`",
         "default of `--require-same`: what must be the same for all (commas or blanks between)",
     ),
+    (
+        "`MINGLE_STORE_INTERFACE_ONLY`",
+        "default of `store_interface_only` (1 or 0): a store of rank 0 that mingled opens itself "
+        "listens on `MASTER_ADDR` alone ([where](python.md#one-address-for-the-store))",
+    ),
     ("`MINGLE_DISCOVERY`", "`mingled --discovery`: which of mdns, broadcast, peers"),
     ("`MINGLE_BROADCAST_PORT`", "`mingled --broadcast-port`: UDP, the same on every machine"),
     ("`MINGLE_CONFIG`", "`mingled --config`: a file instead of `/etc/mingled/mingled.toml`"),

@@ -35,6 +35,7 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
     "subnet": (str, ""),
     "peers": (str, ""),
     "require_same": (str, ""),
+    "store_interface_only": (_flag, "1 or 0"),
 }
 """Each parameter: what reads it, and what it wants to be."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -107,6 +108,20 @@ def test_every_round_has_a_new_store(daemon: FakeDaemon, play: Any, handler: Any
         until_waiting(handler)
         ports.append(port)
     assert len(set(ports)) == 3
+
+
+def test_the_store_may_listen_on_one_address_alone(daemon: FakeDaemon, play: Any) -> None:
+    handler = handler_of(store_interface_only="true")
+    playing = play(lead, daemon)
+    info = handler.next_rendezvous()
+    served, port = playing.result()
+    info.store.set("key", "value")
+    socket.create_connection((HOME, port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
+    handler._membership.stop()
+    served.close()
+    handler._membership.lease.connection.close()
 
 
 def test_twenty_rounds_leave_nothing(daemon: FakeDaemon, play: Any, handler: Any) -> None:
