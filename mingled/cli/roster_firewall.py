@@ -159,9 +159,8 @@ def _head(doors: Doors, run: str, remove: str) -> list[str]:
         f"#     apply:   {run}",
         f"#     remove:  {remove}",
         "# TCP only. Whoever is not of the round cannot connect to these ports: not to what else",
-        "# listens there, and no node can join a round on this one. Apply them anew for the next",
-        "# round, remove them after the job. They open nothing that another table drops; for that",
-        "# see mingle firewall --subnet.",
+        "# listens there, and no node can join a round on this one. Print them anew for the next",
+        "# round, and remove them after the job.",
     ]
 
 
@@ -204,6 +203,8 @@ def nft(doors: Doors) -> str:
             "mingle firewall --job ... --format nft | sudo nft -f -",
             f"sudo nft delete table {table}",
         ),
+        "# They open nothing that another table drops: see mingle firewall --subnet. Applied anew,",
+        "# they replace what was there.",
         "# A member's packet is marked, and what bears no job's mark is dropped: so the tables of",
         f"# several jobs stand side by side. Bit {MARK:#x} of the packet's mark is used.",
         f"add table {table}",
@@ -247,7 +248,8 @@ def ufw(doors: Doors) -> str:
             "mingle firewall --job ... --format ufw > rules; sudo sh rules",
             r"sed -n 's/^ufw prepend \(.*\) comment .*/ufw delete \1/p' rules | sudo sh",
         ),
-        "# ufw has one list: these are good for one job on this node at a time.",
+        "# ufw has one list: these are good for one job on this node at a time, and for one round:",
+        "# remove them before those of the next.",
         *(f"ufw prepend deny proto tcp to any port {port} {mark}" for port in ports),
         *(
             f"ufw prepend allow {who} to any port {port} proto tcp {mark}"
