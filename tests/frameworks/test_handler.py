@@ -200,7 +200,7 @@ def test_a_signal_while_the_store_is_opened_is_not_lost(
 
     from mingled.frameworks import handler as module
 
-    def interrupted(address: str) -> Any:
+    def interrupted(address: str, **_: bool) -> Any:
         raise SignalException("Process 7 got signal: 15", sigval=signal.SIGTERM)
 
     def ask() -> None:
