@@ -38,6 +38,11 @@ READ = (
         "key ([security](security.md))",
     ),
     ("`MINGLE_SECRET_FILE`", "default of `--secret-file`: the job's own secret"),
+    (
+        "`MINGLE_STORE_INTERFACE_ONLY`",
+        "default of `store_interface_only` (1 or 0): a store of rank 0 that mingled opens itself "
+        "listens on `MASTER_ADDR` alone ([where](python.md#one-address-for-the-store))",
+    ),
     ("`MINGLE_DISCOVERY`", "`mingled --discovery`: which of mdns, broadcast, peers"),
     ("`MINGLE_BROADCAST_PORT`", "`mingled --broadcast-port`: UDP, the same on every machine"),
     ("`MINGLE_CONFIG`", "`mingled --config`: a file instead of `/etc/mingled/mingled.toml`"),

@@ -98,9 +98,9 @@ def said(processes: list[subprocess.Popen[str]]) -> list[list[Said]]:
     return sorted(found, key=lambda lines: int(lines[0]["rank"]))
 
 
-def listens(port: int) -> bool:
+def listens(port: int, address: str = "127.0.0.1") -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port)).close()
+        socket.create_connection((address, port)).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -151,6 +151,24 @@ def test_it_returns_who_this_process_is() -> None:
     assert listens(cfg.master_port)
     assert dist.get_backend() == "gloo"
     assert dist.distributed_c10d._get_default_store().timeout == timedelta(seconds=20)
+
+
+@pytest.mark.parametrize("by", ["argument", "url", "environment"])
+def test_the_store_may_listen_on_its_own_address_alone(by: str) -> None:
+    if by == "argument":
+        alone(store_interface_only=True)
+    elif by == "url":
+        url = f"mingle://{JOB}?world_size=1&store_interface_only=1"
+        dist.init_process_group("gloo", init_method=url)
+    else:
+        os.environ["MINGLE_STORE_INTERFACE_ONLY"] = "1"
+        alone()
+    port = int(os.environ["MASTER_PORT"])
+    assert (os.environ["MASTER_ADDR"], listens(port)) == ("127.0.0.1", True)
+    assert not listens(port, "127.0.0.2")
+    dist.destroy_process_group()
+    again = alone(store_interface_only=False)  # beats the environment
+    assert listens(again.master_port, "127.0.0.2")
 
 
 def test_the_backend_may_be_left_to_torch() -> None:

@@ -1,4 +1,5 @@
-"""`mingle firewall`: what to open between the nodes, printed as rules, before any job runs."""
+"""`mingle firewall`: rules, printed and never applied. What to open between the nodes of a subnet
+before any job runs, or what to close around the nodes of one job's round."""
 
 from __future__ import annotations
 
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import click
+import msgspec
 
-from mingled.cli import configuration
+from mingled.cli import configuration, roster_firewall
+from mingled.core.words import JobId
 from mingled.doctor.ports import Opening, Ports, openings
 from mingled.errors import BadInput
+from mingled.wording import clean
 
 Format = Literal["nft", "ufw"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -26,21 +30,50 @@ _INSERT = "insert rule inet filter input"
     "--subnet",
     "subnets",
     multiple=True,
-    required=True,
     metavar="CIDR",
     help="Where the nodes are, as in 10.0.0.0/24. Repeatable.",
 )
-@click.option(
-    "--format", "kind", type=click.Choice(["nft", "ufw"]), required=True, help="Of which firewall."
-)
-def command(subnets: tuple[str, ...], kind: Format) -> None:
-    """Firewall rules that let the nodes of a subnet train together, on stdout.
+@click.option("--job", metavar="ID", help="For exactly the nodes of the round that runs.")
+@click.option("--format", "kind", type=click.Choice(["nft", "ufw"]), help="Of which firewall.")
+@click.option("--json", "as_json", is_flag=True, help="With --job: addresses and ports, as JSON.")
+def command(subnets: tuple[str, ...], job: str | None, kind: Format | None, as_json: bool) -> None:
+    """Firewall rules on stdout. Nothing is applied.
 
-    Every node opens the same ports to every other: nobody knows beforehand who will be rank 0.
+    With --subnet: what lets the nodes of a subnet train together. Every node opens the same ports
+    to every other: nobody knows beforehand who will be rank 0.
+
+    With --job: what keeps all but the members of that job's running round from this node's ports:
+    rank 0's store, the daemons' link, Gloo's and NCCL's.
     """
+    if (job is None) == (not subnets):
+        raise click.UsageError("Give either --subnet CIDR, or --job ID of a job that runs here.")
+    if job is None and as_json:
+        raise click.UsageError("--json goes with --job; with --subnet give --format.")
+    if (kind is None) == (not as_json):
+        raise click.UsageError(
+            "Give --format nft or --format ufw" + (", or --json." if job else ".")
+        )
+    if job is not None:
+        sys.stdout.write(_of_job(JobId(job), kind))
+        return
     networks = [network(text) for text in subnets]
     rules = nft if kind == "nft" else ufw
     sys.stdout.write(rules(networks, openings(configured())))
+
+
+def _of_job(job: JobId, kind: Format | None) -> str:
+    doors = roster_firewall.doors(job)
+    if kind is None:
+        return msgspec.json.encode(doors).decode() + "\n"
+    others = roster_firewall.beside(job)
+    if others:
+        names = clean(", ".join(others[:8]))
+        click.echo(
+            f"mingle firewall: this node takes part in {names} as well, whose other nodes these "
+            "rules shut out; apply rules of each of them, too (with nft)",
+            err=True,
+        )
+    return roster_firewall.nft(doors) if kind == "nft" else roster_firewall.ufw(doors)
 
 
 def configured() -> Ports:

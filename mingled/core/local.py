@@ -65,6 +65,9 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     stop_grace_s: float = STOP_GRACE_S  #: what CMD may need to end before it joins again
     lost: str = ""  #: this replaces a join of the same process whose run failed: how
     store: bool = False  #: as rank 0, this client opens the store itself: it is sent OpenStore
+    #: ... and has it listen on the address that OpenStore names, on no other: a round whose members
+    #: would have to come by several is not sealed
+    store_interface_only: bool = False
     peers: tuple[str, ...] = ()  #: hosts to ask for the leader, where multicast does not reach
     interfaces: tuple[str, ...] = ()  #: names or addresses of this node to use alone
     subnets: tuple[str, ...] = ()  #: ... or what lies in these, in CIDR notation
@@ -83,6 +86,10 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
         check_items(self.require_same)
         if self.secret and not _SECRET.fullmatch(self.secret):
             raise BadInput(f"job {self.job}: its secret is not 64 hexadecimal digits")
+        if self.store_interface_only and not self.store:
+            raise BadInput(
+                f"job {self.job}: store_interface_only is for who opens rank 0's store itself"
+            )
         if self.named and not HOST_LABEL.fullmatch(host_label(self.job, self.rank_max)):
             raise BadInput(
                 f"job {self.job}: {host_label(self.job, self.rank_max)} is no host name; choose a "
@@ -137,7 +144,7 @@ class Reattach(Local, tag="reattach", frozen=True, kw_only=True):
 
 
 class StoreOpened(Local, tag="store-opened", frozen=True, kw_only=True):
-    """To OpenStore: it listens on this port, on all addresses."""
+    """To OpenStore: it listens on this port, on all addresses or on the one that was named."""
 
     version: tuple[int, int] = VERSION
     proof: Nonce
@@ -225,7 +232,7 @@ class OpenStore(Local, tag="open-store", frozen=True, kw_only=True):
     """You are rank 0 of a round about to be sealed: open a new store and say its port."""
 
     proof: Nonce  #: names the attempt
-    address: str  #: at which the others will reach it
+    address: str  #: at which the others will reach it, with its scope where it has one
 
 
 class Ready(Local, tag="ready", frozen=True, kw_only=True):

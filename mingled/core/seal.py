@@ -32,6 +32,16 @@ def _rank(present: Present) -> int:
     return -1 if present.entry.rank is None else present.entry.rank
 
 
+def _several(choice: Choice) -> str:
+    """Why a store that is to listen on one address cannot be."""
+    addresses = sorted({a.address for a in (choice.master, *choice.own.values())})
+    return (
+        f"rank 0's store is to listen on one address (store_interface_only), and no address of its "
+        f"node is reached by everybody: they came by {', '.join(addresses)}. Name a subnet that "
+        "all share (--subnet), or leave store_interface_only out"
+    )
+
+
 class _Attempt(msgspec.Struct, kw_only=True):
     """One try to seal a round. Mutable."""
 
@@ -106,6 +116,9 @@ class Seal:
             if fits is None:
                 self._shut_out(sessions, now)
                 return
+            if fits.own and seat.join.store_interface_only:
+                self._put_off(_several(fits), now)
+                return
             choice = fits
         else:
             choice = Choice(master=LOOPBACK)
@@ -125,18 +138,22 @@ class Seal:
         )
         self._claim.job.to(Trigger.PREPARE)
         if attempt.store:
-            ask = local.OpenStore(proof=attempt.proof, address=choice.master.address)
+            address = scoped(choice.master.address, choice.master.interface)
+            ask = local.OpenStore(proof=attempt.proof, address=address)
             self._ctx.do(actions.Tell(participant=seat.participant, message=ask))
         else:
             self._claim.job.open_proof(attempt.proof)
 
     def _shut_out(self, sessions: list[Session], now: float) -> None:
-        job = self._claim.job
+        who = ", ".join(s.there for s in self._claim.survey.shut_out(sessions)[:8])
+        allowed = self._claim.job.home.listening_on()
+        self._put_off(f"{who} cannot reach what --interface or --subnet leave: {allowed}", now)
+
+    def _put_off(self, reason: str, now: float) -> None:
+        """The network does not allow this round; it may later."""
         self._reseal_at = now + self._ctx.settings.reseal_max_s
         self._claim.survey.ask_again()
-        who = ", ".join(s.there for s in self._claim.survey.shut_out(sessions)[:8])
-        allowed = job.home.listening_on()
-        job.note(f"{who} cannot reach what --interface or --subnet leave: {allowed}", now)
+        self._claim.job.note(reason, now)
 
     # ------------------------------------------------------------ phase one
 

@@ -216,6 +216,7 @@ def join(
     require_same: str | None = None,
     secret_file: str | None = None,
     open_store: client.OpenStore | None = None,
+    store_interface_only: bool = False,
 ) -> DdpConfig:
     """Take part in a job, wait until everybody is here, and return this participant's config.
 
@@ -246,7 +247,9 @@ def join(
 
     `open_store(address) -> port` has this participant, should it become rank 0, open the store
     itself before the round is sealed, for others to reach at this address, and say its port, which
-    becomes `master_port`; it is called again where an attempt fails. A size is needed then.
+    becomes `master_port`; it is called again where an attempt fails. A size is needed then. With
+    `store_interface_only` that store listens on this address and on no other, so that no round is
+    sealed whose members would have to come by several.
 
     Raises `BadInput` for arguments that cannot work, `JoinTimeout`, `Refused` and `Conflict` with
     a sentence that names the other side, `DaemonError` where no daemon can be had, and
@@ -256,9 +259,16 @@ def join(
     missing goes to the logger `mingled` (INFO); hints and warnings are `UserWarning`s.
     """
     _check_types(job, nnodes, world_size, rank, node_rank, nproc_per_node, timeout, last_call)
-    for name, value in (("wait", wait), ("any_user", any_user)):
+    flags = (("wait", wait), ("any_user", any_user), ("store_interface_only", store_interface_only))
+    for name, value in flags:
         if not isinstance(value, bool):
             raise BadInput(f"{_of_job(job)}mingled.join({name}={value!r}): want True or False")
+    if store_interface_only and open_store is None:
+        raise BadInput(
+            f"{_of_job(job)}store_interface_only is for a store that is open before the round is "
+            "sealed: call mingled.torch.init_process_group(..., store_interface_only=True), or "
+            "give mingled.join an open_store"
+        )
     environ = dict(os.environ)
     _check_no_worker(job, environ)
     told, scheduled = arguments(
@@ -302,6 +312,7 @@ def join(
         store=open_store is not None,
         secret=secret,
         key_id=key_id,
+        store_interface_only=store_interface_only,
     )
     if request.compares:
         request = msgspec.structs.replace(request, software=software(None, Path()))

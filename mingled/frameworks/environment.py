@@ -11,6 +11,7 @@ as a wish; a value that somebody changed since then is a wish again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
@@ -180,6 +181,19 @@ def defaults(env: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value for name, value in env.items() if name != EXPORTED and ours.get(name) != value
     }
+
+
+STORE_INTERFACE_ONLY = "MINGLE_STORE_INTERFACE_ONLY"
+"""Default of `store_interface_only`, wherever mingled opens rank 0's store itself."""
+
+
+def asked_by_environment(job: str, name: str, env: Mapping[str, str] | None = None) -> bool:
+    """A variable that is 1 or 0; not set is 0. Raises `BadInput` for anything else: who misspells
+    what is to protect him must hear of it."""
+    text = (os.environ if env is None else env).get(name, "")
+    if text not in ("", "0", "1"):
+        raise BadInput(f"job {job}: {name}={text[:64]!r} in the environment: want 1 or 0")
+    return text == "1"
 
 
 def check_interfaces(present: Mapping[str, str], node_interfaces: Sequence[str]) -> None:

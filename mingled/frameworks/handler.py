@@ -206,7 +206,7 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
     def _open(self, address: str) -> int:
         self._opened = None  # of an attempt that is over
         try:
-            self._opened = Opening(address)
+            self._opened = Opening(address, interface_only=self._join.store_interface_only)
             return self._opened.port
         except SignalException as signal:
             raise _Signalled(signal) from None

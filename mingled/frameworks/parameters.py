@@ -17,7 +17,7 @@ from mingled.core.peers import listed
 from mingled.core.software import wanted
 from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
-from mingled.frameworks.environment import defaults
+from mingled.frameworks.environment import STORE_INTERFACE_ONLY, asked_by_environment, defaults
 from mingled.frameworks.membership import BEAT_S
 from mingled.frameworks.secrets import secrets
 from mingled.wording import split_warning
@@ -43,6 +43,7 @@ OURS: dict[str, str] = {
     "peers": "hosts to ask where multicast does not reach, or a DNS name of them all, `+` between",
     "require_same": "what must be the same for all, `+` between: torch, git, ...",
     "secret_file": "path of a file that every agent has; nobody gets in without",
+    "store_interface_only": "true: rank 0's store listens on MASTER_ADDR alone",
     "any_user": "true: other users' agents are welcome",
     "wait": "false: refuse, where a round runs already, instead of waiting for the next",
 }
@@ -103,6 +104,9 @@ def join_of(parameters: RendezvousParameters) -> Join:
         any_user=conf.flag("any_user", False),
         stop_grace_s=conf.seconds("stop_grace", STOP_GRACE_S) or 0.0,
         store=True,
+        store_interface_only=conf.flag(
+            "store_interface_only", asked_by_environment(job, STORE_INTERFACE_ONLY)
+        ),
         peers=conf.listed("peers"),
         interfaces=interfaces,
         subnets=conf.listed("subnet"),

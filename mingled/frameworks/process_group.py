@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mingled.errors import BadInput
 from mingled.frameworks.ddp import TIMEOUT_S, DdpConfig, join
+from mingled.frameworks.environment import STORE_INTERFACE_ONLY, asked_by_environment
 from mingled.frameworks.store import CONNECT_S, Opening, connect_store, distributed
 from mingled.frameworks.torch_errors import as_torch
 from mingled.frameworks.url import SCHEME, parameters
@@ -61,6 +62,7 @@ def init_process_group(
     peers: str | None = None,
     require_same: str | None = None,
     secret_file: str | None = None,
+    store_interface_only: bool | None = None,
 ) -> DdpConfig:
     """`torch.distributed.init_process_group` for a job: wait until all are here, then make the
     default process group. Returns who this process is, as `mingled.join` does.
@@ -70,6 +72,10 @@ def init_process_group(
     rank one is handed out. `timeout` (seconds, or a timedelta) is torch's: what a collective may
     take. `join_timeout` is for the wait; without it `timeout` is, and without both 10 minutes. The
     rest is as for `mingled.join`.
+
+    `store_interface_only=True` has rank 0's store listen on `MASTER_ADDR` alone instead of on every
+    address of its node; where no address of it is reached by everybody, no round is sealed. It
+    counts on rank 0. Its default is `MINGLE_STORE_INTERFACE_ONLY` in the environment (1 or 0).
 
     `os.environ` gets everything that `DdpConfig.apply` sets, before the group is made: `LOCAL_RANK`
     for the choice of a GPU, and the interface for Gloo and NCCL unless the user named one.
@@ -93,6 +99,7 @@ def init_process_group(
         "peers": peers,
         "require_same": require_same,
         "secret_file": secret_file,
+        "store_interface_only": store_interface_only,
     }
     config, store = _meet(job, wait_s, options)
     store.set_timeout(dist.default_pg_timeout if group_s is None else timedelta(seconds=group_s))
@@ -132,7 +139,7 @@ def rendezvous(
 
     What else the URL may say is what `mingled.join` takes for one process: `rank`, `timeout` (in
     seconds, for the wait; without it torch's), `any_user`, `wait`, `interface`, `subnet`, `peers`,
-    `secret_file`.
+    `require_same`, `secret_file`; and `store_interface_only`, as for `init_process_group`.
 
     Raises `ValueError` for a URL that cannot work and `torch.distributed.DistError` for the rest,
     with our own error as the cause.
@@ -161,9 +168,14 @@ def register() -> None:
 def _meet(job: str, wait_s: float, options: dict[str, Any]) -> tuple[DdpConfig, TCPStore]:
     """Join, and the store of that round: opened here as rank 0, else connected to."""
     opened: list[Opening] = []
+    if options.get("store_interface_only") is None:
+        options["store_interface_only"] = asked_by_environment(job, STORE_INTERFACE_ONLY)
+    alone = options["store_interface_only"]
 
     def opens(address: str) -> int:
-        opened[:] = [Opening(address)]  # one of an attempt that came to nothing ends with that
+        opened[:] = [
+            Opening(address, interface_only=alone)
+        ]  # one of an attempt that came to nothing ends with that
         return opened[0].port
 
     config = join(job, timeout=wait_s, open_store=opens, **options)

@@ -63,21 +63,26 @@ def distributed() -> ModuleType:
 
 class Opening:
     """A new store, for rank 0 and one round. Others may connect to `port` at once, on all addresses
-    of this node; `store` waits for the store itself. It listens as long as somebody refers to it.
+    of this node, or on one; `store` waits for the store itself. It listens as long as somebody
+    refers to it.
     """
 
-    def __init__(self, address: str) -> None:
-        """`address`: where the others will reach it. Raises `MingleError` where no port can be
-        had, `BadInput` without torch."""
+    def __init__(self, address: str, *, interface_only: bool = False) -> None:
+        """`address`: where the others will reach it; with `interface_only` it listens nowhere else.
+        Raises `MingleError` where no port can be had, `BadInput` without torch."""
         distributed()
         self._sentence = f"the store for {address} could not be opened"
-        listener = _listener(self._sentence)
+        listener = (
+            _listener_at(address, self._sentence) if interface_only else _listener(self._sentence)
+        )
         self.port: int = listener.getsockname()[1]
         self._store = _begin(
-            _LOOPBACK,
+            address if interface_only else _LOOPBACK,
             self.port,
             is_master=True,
-            multi_tenant=True,
+            # A tenant shares the server that this process has at the same port. The kernel gives
+            # one port twice where the addresses differ, and the second store would be the first.
+            multi_tenant=not interface_only,
             master_listen_fd=listener.detach(),
             wait_for_workers=False,
             timeout=timedelta(seconds=CONNECT_S),
@@ -132,6 +137,17 @@ def _listener(sentence: str) -> socket.socket:
         pass  # a kernel without IPv6, or one that keeps the families apart
     try:
         return socket.create_server(("", 0))
+    except OSError as error:
+        raise MingleError(f"{sentence} ({error.strerror})") from None
+
+
+def _listener_at(address: str, sentence: str) -> socket.socket:
+    """On this address alone: a literal one, with its scope where it has one."""
+    try:
+        numeric = socket.AI_NUMERICHOST
+        (place, *_) = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM, flags=numeric)
+        family, _, _, _, at = place
+        return socket.create_server(at, family=family)
     except OSError as error:
         raise MingleError(f"{sentence} ({error.strerror})") from None
 

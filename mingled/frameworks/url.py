@@ -36,6 +36,7 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
     "peers": (str, ""),
     "require_same": (str, ""),
     "secret_file": (str, ""),
+    "store_interface_only": (_flag, "1 or 0"),
 }
 """Each parameter: what reads it, and what it wants to be."""
 

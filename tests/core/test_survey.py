@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from mingled.core import local
 from tests.core.stage import JOB, Stage, noticed, ready
@@ -69,3 +70,26 @@ def test_a_network_that_only_the_ring_lacks_is_named() -> None:
     stage.wait(20.0)
     assert all(c.waits for c in clients)
     assert any("gpu2 (10.0.0.2) cannot reach gpu3, TCP 10.0.0.3" in n for n in notes(clients[0]))
+
+
+def test_a_store_on_one_address_is_not_opened_where_none_suits_all() -> None:
+    """A door that is said to be closed is closed: no round, rather than a store on all addresses.
+    Once one address is reached by all, there is one."""
+    stage = two_networks(3)
+    cut(stage, 1, 2, network=1)
+    cut(stage, 1, 3, network=0)
+    alone: dict[str, Any] = {"store": True, "store_interface_only": True}
+    clients = [stage.join(host, rank=host - 1, size=3, **alone) for host in (1, 2, 3)]
+    stage.wait(20.0)
+    assert all(c.waits for c in clients)
+    assert not [m for c in clients for m in c.heard if isinstance(m, local.OpenStore)]
+    for client in clients:
+        assert any(
+            "store_interface_only), and no address of its node is reached by everybody: they came "
+            "by 10.0.0.1, 10.1.0.1. Name a subnet" in note
+            for note in notes(client)
+        )
+    stage.world.air.cut.clear()
+    stage.wait(60.0)
+    (asked,) = [m for m in clients[0].heard if isinstance(m, local.OpenStore)]
+    assert {ready(c).master_addr for c in clients} == {asked.address}

@@ -88,6 +88,7 @@ def daemon(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
         {"nnodes": 2, "last_call": "3s"},
         {"nnodes": 2, "wait": 1},
         {"nnodes": 2, "any_user": None},
+        {"nnodes": 2, "store_interface_only": "yes"},
     ],
 )
 def test_a_wrong_type_is_named(daemon: FakeDaemon, arguments: dict[str, Any]) -> None:
@@ -95,6 +96,17 @@ def test_a_wrong_type_is_named(daemon: FakeDaemon, arguments: dict[str, Any]) ->
     with pytest.raises(BadInput, match=rf"job bert: mingled.join\({wrong}="):
         mingled.join("bert", **arguments)
     assert daemon.requests == []
+
+
+def test_a_door_is_closed_only_by_who_opens_it(daemon: FakeDaemon) -> None:
+    """torch opens its own store on all addresses: nobody is to believe otherwise."""
+    with pytest.raises(BadInput, match=r"job bert: .*mingled\.torch\.init_process_group"):
+        mingled.join("bert", world_size=1, store_interface_only=True)
+    assert daemon.requests == []
+    options: dict[str, Any] = {"world_size": 1, "open_store": lambda address: 29500}
+    mingled.join("bert", **options, store_interface_only=True).leave()
+    mingled.join("bert", **options).leave()
+    assert [request.store_interface_only for request in daemon.requests] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -109,6 +110,20 @@ def test_every_round_has_a_new_store(daemon: FakeDaemon, play: Any, handler: Any
     assert len(set(ports)) == 3
 
 
+def test_the_store_may_listen_on_one_address_alone(daemon: FakeDaemon, play: Any) -> None:
+    handler = handler_of(store_interface_only="true")
+    playing = play(lead, daemon)
+    info = handler.next_rendezvous()
+    served, port = playing.result()
+    info.store.set("key", "value")
+    socket.create_connection((HOME, port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
+    handler._membership.stop()
+    served.close()
+    handler._membership.lease.connection.close()
+
+
 def test_twenty_rounds_leave_nothing(daemon: FakeDaemon, play: Any, handler: Any) -> None:
     def once(round_: int) -> tuple[int, int]:
         playing = play(lead, daemon, round_)
@@ -185,7 +200,7 @@ def test_a_signal_while_the_store_is_opened_is_not_lost(
 
     from mingled.frameworks import handler as module
 
-    def interrupted(address: str) -> Any:
+    def interrupted(address: str, **_: bool) -> Any:
         raise SignalException("Process 7 got signal: 15", sigval=signal.SIGTERM)
 
     def ask() -> None:

@@ -40,7 +40,8 @@ def join(*, conf: dict[str, Any] | None = None, **parameters: Any) -> Join:
 
 @pytest.fixture(autouse=True)
 def _nobody_wishes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("INTERFACE", "SUBNET", "PEERS", "REQUIRE_SAME", "SECRET_FILE", "EXPORTED"):
+    wishes = ("INTERFACE", "SUBNET", "PEERS", "REQUIRE_SAME", "SECRET_FILE")
+    for name in (*wishes, "EXPORTED", "STORE_INTERFACE_ONLY"):
         monkeypatch.delenv(f"MINGLE_{name}", raising=False)
 
 
@@ -57,6 +58,16 @@ def test_with_nothing_but_a_run_id_and_a_size() -> None:
     assert asked.heartbeat_s == 1.0
 
 
+def test_the_stores_door_may_be_closed_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not join().store_interface_only
+    monkeypatch.setenv("MINGLE_STORE_INTERFACE_ONLY", "1")
+    assert join().store_interface_only
+    assert not join(conf={"store_interface_only": "false"}).store_interface_only
+    monkeypatch.setenv("MINGLE_STORE_INTERFACE_ONLY", "yes")
+    with pytest.raises(BadInput, match=r"job bert: MINGLE_STORE_INTERFACE_ONLY='yes' .* 1 or 0"):
+        join()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "asked"),
     [
@@ -71,6 +82,7 @@ def test_with_nothing_but_a_run_id_and_a_size() -> None:
         ("require_same", "torch+git", {"require_same": ("torch", "git")}),
         ("any_user", "TRUE", {"any_user": True}),
         ("wait", "no", {"wait": False}),
+        ("store_interface_only", "true", {"store_interface_only": True}),
         ("wait", False, {"wait": False}),
     ],
 )

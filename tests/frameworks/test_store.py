@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mingled.errors import BadInput, Lost
+from mingled.errors import BadInput, Lost, MingleError
 from mingled.frameworks.store import Opening, _construct, connect_store, distributed, open_store
 
 needs_torch = pytest.mark.skipif(
@@ -66,6 +67,68 @@ def test_it_listens_as_long_as_somebody_refers_to_it() -> None:
     del store
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def alone(address: str) -> Any:
+    return Opening(address, interface_only=True).store()
+
+
+def listens(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.mark.torch
+@needs_torch
+@pytest.mark.parametrize(
+    ("address", "others"), [("127.0.0.2", ("127.0.0.1", "::1")), ("::1", ("127.0.0.1",))]
+)
+def test_it_may_listen_on_one_address_alone(address: str, others: tuple[str, ...]) -> None:
+    opened = alone(address)
+    connect_store(address, opened.port, 10).set("key", "value")
+    assert opened.get("key") == b"value"
+    assert [listens(other, opened.port) for other in others] == [False] * len(others)
+    everywhere = open_store(address)
+    assert listens("127.0.0.1", everywhere.port)  # else the line above would show nothing
+
+
+@pytest.mark.torch
+@needs_torch
+def test_one_port_on_two_addresses_is_two_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives a port twice where the addresses differ; torch's tenants would share."""
+    first = alone("127.0.0.2")
+    create = socket.create_server
+    monkeypatch.setattr(
+        socket, "create_server", lambda at, **more: create((at[0], first.port), **more)
+    )
+    second = alone("127.0.0.3")
+    assert first.port == second.port
+    first.set("key", "value")
+    assert not second.check(["key"])
+
+
+@pytest.mark.torch
+@needs_torch
+def test_rounds_on_one_address_leave_nothing() -> None:
+    """TCPStore owns the listening socket, and closes it."""
+    store = alone("127.0.0.2")
+    before, port = len(os.listdir("/proc/self/fd")), store.port
+    for _ in range(20):  # the next is open before the last one goes, as in rounds
+        store = alone("127.0.0.2")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not listens("127.0.0.2", port)
+
+
+@pytest.mark.torch
+@needs_torch
+@pytest.mark.parametrize("address", ["192.0.2.1", "gpu1", "fe80::1%none"])
+def test_an_address_that_is_not_ours_is_one_sentence(address: str) -> None:
+    with pytest.raises(MingleError, match=f"store for {address} could not be opened") as caught:
+        alone(address)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.torch

@@ -24,6 +24,7 @@ from mingled.frameworks.url import parameters
             "bert",
             {"any_user": True, "wait": False, "interface": "eth1,eth2", "subnet": "10.0.0.0/24"},
         ),
+        ("mingle://bert?store_interface_only=1", "bert", {"store_interface_only": True}),
         ("mingle://bert?peers=gpu1,[fd00::7]:29491", "bert", {"peers": "gpu1,[fd00::7]:29491"}),
     ],
 )

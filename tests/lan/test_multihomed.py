@@ -71,6 +71,24 @@ rpc.shutdown()
 report(before, value)
 """
 
+ONE_ADDRESS = f"""{COUNT}
+import mingled.torch
+cfg = mingled.torch.init_process_group("gloo", job="bert", world_size=2, interface="eth1",
+    rank=int(sys.argv[2]), store_interface_only=sys.argv[3] == "only")
+print(f"at {{cfg.master_addr}} {{cfg.master_port}}", flush=True)
+sys.stdin.readline()
+{GLOO}"""
+
+KNOCK = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20).close()
+except ConnectionRefusedError:
+    print("refused")
+else:
+    print("in")
+"""
+
 OURS = ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 BOOTSTRAP = """
@@ -170,6 +188,35 @@ def test_a_url_sets_the_variables_before_the_group_is_made(two: Lan) -> None:
     told = said(running)
     assert {one.env["NCCL_SOCKET_IFNAME"] for one in told} == {"=eth1"}
     went_over(told, "eth1", "eth10", 2)
+
+
+# ---------------------------------------------------------------- the store's door
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("_needs_torch")
+@pytest.mark.parametrize("only", [True, False], ids=["one address", "all addresses"])
+def test_the_store_listens_on_the_jobs_address_alone(two: Lan, only: bool) -> None:
+    """Without the opt-in, too: else it would show nothing."""
+    word = "only" if only else "all"
+    head, other = two.nodes
+    running = [
+        python(node, ONE_ADDRESS, str(PAYLOAD_BYTES), str(rank), word)
+        for rank, node in enumerate(two.nodes)
+    ]
+    _, address, port = running[0].until("\n", kind="out").split()
+    assert address == head.addresses[1]
+    running[1].until("\n", kind="out")
+    listening = head.run(["ss", "-Hltn", f"sport = :{port}"], check=True).stdout.split()
+    assert listening[3] == (f"{address}:{port}" if only else f"*:{port}")
+    knocks = {
+        to: other.run([sys.executable, "-c", KNOCK, to, port], check=True).stdout.strip()
+        for to in head.addresses
+    }
+    assert knocks == {head.addresses[0]: "refused" if only else "in", address: "in"}
+    for one in running:
+        one.go()
+    went_over(said(running), "eth1", "eth10", 2)
 
 
 # ---------------------------------------------------------------- TensorPipe

@@ -48,12 +48,16 @@ def test_two_processes_on_each_node(lan: MakeLan) -> None:
     nothing_left(both)
 
 
-@pytest.mark.parametrize("ipv6", [True, "fd77::/64"])
-def test_nothing_but_ipv6(lan: MakeLan, ipv6: bool | str) -> None:
-    """Link-local addresses need a scope, each node's own."""
+@pytest.mark.parametrize(
+    ("ipv6", "only"), [(True, "0"), ("fd77::/64", "0"), (True, "1"), ("fd77::/64", "1")]
+)
+def test_nothing_but_ipv6(lan: MakeLan, ipv6: bool | str, only: str) -> None:
+    """Link-local addresses need a scope, each node's own; also where the store listens on one."""
     both = lan(nodes=2, ipv4=False, ipv6=ipv6)
+    env = {"MINGLE_STORE_INTERFACE_ONLY": only}
     told: list[Said] = [
-        json.loads(one.well().out) for one in [python(node, SCRIPT, "2") for node in both.nodes]
+        json.loads(one.well().out)
+        for one in [python(node, SCRIPT, "2", env=env) for node in both.nodes]
     ]
     assert sorted(one["rank"] for one in told) == [0, 1]
     assert [one["sum"] for one in told] == [3, 3]
