@@ -138,7 +138,11 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
         for line in released_lines(config, lease.found_s, lease.waited_s):
             self.say(line)
         # The workers of the round before have ended everywhere: their store may go.
-        self._store, self._opened = (self._opened if config.rank == 0 else None), None
+        old, self._store = self._store, self._opened if config.rank == 0 else None
+        self._opened = None
+        if self._store is not None:
+            self._store.keep(old)
+        del old
         os.environ.update(agent_environment(config, present=os.environ))
         self._membership = Membership(lease, self.say, self._told)
         return RendezvousInfo(

@@ -88,6 +88,12 @@ class Opening:
             timeout=timedelta(seconds=CONNECT_S),
         )
 
+    def keep(self, before: Opening | None) -> None:
+        """Hold an older store until this one has been made. torch 2.13 died twice of a segmentation
+        fault where one went in one thread while another was being made in a second."""
+        kept = [before]
+        self._store.add_done_callback(lambda _: kept.clear())
+
     def store(self) -> TCPStore:
         """Raises `MingleError` where it could not be opened."""
         store = _end(self._store, MingleError, self._sentence, CONNECT_S)

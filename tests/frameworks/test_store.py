@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -193,3 +194,15 @@ def test_a_torch_without_its_distributed_package(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "torch.distributed", module)
     with pytest.raises(BadInput, match=r"torch 2\.13\.0 was built without torch\.distributed"):
         distributed()
+
+
+def test_an_older_store_stays_until_the_next_is_made() -> None:
+    """... and no longer: a run of many rounds has two stores at most."""
+    first, second = Opening("127.0.0.1"), Opening("127.0.0.1")
+    first.store()
+    gone = threading.Event()
+    weakref.finalize(first, gone.set)
+    second.keep(first)
+    del first
+    second.store()
+    assert gone.wait(60)
