@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,19 @@ class Inn:
         out, _ = await process.communicate(b"")
         lines = out.decode().splitlines()
         return [line if line == "in" else sentence(line.encode()) for line in lines]
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing any more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    with contextlib.ExitStack() as hoard:
+        hoard.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        with contextlib.suppress(OSError):
+            while True:
+                hoard.callback(os.close, os.dup(0))
+        yield
 
 
 def sentence(line: bytes) -> str:
@@ -143,15 +157,7 @@ async def test_fault_31_without_descriptors_new_clients_are_told_so(
     insider, *others = clients
     insider.connect(str(inn.path))
     await until(lambda: bool(inn.inside))
-    hoard: list[int] = []
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-    try:
-        while True:
-            try:
-                hoard.append(os.dup(0))
-            except OSError:
-                break
+    with no_descriptors():
         turns = 0
         for client in others:
             client.connect(str(inn.path))
@@ -170,10 +176,6 @@ async def test_fault_31_without_descriptors_new_clients_are_told_so(
             )
         assert turns < 500
         assert inn.door._again is None
-    finally:
-        for fd in hoard:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert len(inn.inside) == 1
     assert len(caplog.records) == 1
     with socket.socket(socket.AF_UNIX) as late:
@@ -188,26 +190,14 @@ async def test_fault_31_without_a_spare_one_either_nothing_is_accepted_for_a_whi
 ) -> None:
     """Where the whole machine is short: what waits in the queue must not wake the loop for ever."""
     monkeypatch.setattr(door, "PAUSE_S", 0.05)
-    hoard: list[int] = []
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare, inn.door._spare = inn.door._spare, None
     assert spare is not None
     os.close(spare)
     with socket.socket(socket.AF_UNIX) as client:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        try:
-            while True:
-                try:
-                    hoard.append(os.dup(0))
-                except OSError:
-                    break
+        with no_descriptors():
             client.connect(str(inn.path))
             await until(lambda: inn.door._again is not None)
             assert not asyncio.get_running_loop().remove_reader(inn.sock)
-        finally:
-            for fd in hoard:
-                os.close(fd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
         await until(lambda: bool(inn.inside))
     assert "no client is accepted for 0.05 s: Too many open files" in caplog.text
 
