@@ -394,7 +394,11 @@ def _start(path: Path, job: JobId) -> None:
         raise DaemonError("no Python interpreter to start a private daemon with; run `mingled`")
     reader, writer = os.pipe()
     environ = dict(os.environ)
-    if environ.get("PYTHONPATH"):  # the daemon's folder is /, so relative entries would break
+    # The daemon's folder is /, so relative paths would break.
+    for name in ("MINGLE_KEY_FILE", "MINGLE_CONFIG"):
+        if environ.get(name) not in (None, "", "none"):
+            environ[name] = os.path.abspath(os.path.expanduser(environ[name]))
+    if environ.get("PYTHONPATH"):
         entries = environ["PYTHONPATH"].split(os.pathsep)
         environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(e) for e in entries if e)
     command = [sys.executable, "-P", "-m", "mingled.cli.mingled", "--private", "--daemonize"]

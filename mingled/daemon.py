@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from mingled import __version__
+from mingled import __version__, keys
 from mingled.core import actions, events, local
 from mingled.core.datagrams import BROADCAST_PORT, Identity, printable_host
 from mingled.core.rendezvous import Rendezvous
@@ -25,6 +25,7 @@ from mingled.edges import control, peers
 from mingled.edges.leases import Leases
 from mingled.edges.proof import Proofs
 from mingled.edges.visits import Visits
+from mingled.errors import MingleError
 from mingled.ladder import Ladder
 from mingled.namespaces import network_namespace
 from mingled.surroundings import Surroundings
@@ -34,6 +35,9 @@ LINK_PORT = 29_490
 
 LINGER_S = 2.0
 """A private daemon outlives its last lease by this, for a job that is started anew at once."""
+
+KEYS_EVERY_S = 5.0
+"""The key file is looked at this often, and at each join."""
 
 log = logging.getLogger("mingled")
 
@@ -45,6 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     socket_mode: int = 0o666  #: SO_PEERCRED decides what each user may do
     private: bool = False  #: one user's, for one job; ends with its last lease
     link_port: int = LINK_PORT
+    key_file: Path | None = None  #: the cluster's keys; None: the job ID is the only secret
     interfaces: tuple[str, ...] = ()  #: names or addresses allowed; empty: all
     subnets: tuple[str, ...] = ()  #: ... in CIDR notation
     peers: tuple[str, ...] = ()  #: hosts to ask, for every job
@@ -80,6 +85,7 @@ class Daemon:
         `DaemonError` where the socket or the port cannot be had."""
         self._loop = asyncio.get_running_loop()
         options = self._options
+        self._keyring = keys.Keyring(options.key_file)
         listener = control.Listener(options.socket, options.socket_mode)
         try:
             here = self._surroundings = Surroundings(
@@ -113,7 +119,7 @@ class Daemon:
             self._peers = peers.Peers(self.emit)
             self._ladder = Ladder(
                 self.emit,
-                Identity(node=self._node, host=socket.gethostname(), port=self._link_port),
+                self._identity(),
                 rungs=options.rungs,
                 peers=options.peers,
                 port=options.broadcast_port,
@@ -125,6 +131,7 @@ class Daemon:
                 discovery=lambda: self._ladder.states,
                 up_s=lambda: clock() - self._started_at,
             )
+            self._take(events.KeysChanged(keys=self._keyring.keys))
             await self._peers.start(link_sock)
             await self._ladder.start(here.addresses)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -132,6 +139,7 @@ class Daemon:
             await self._control.start(listener.sock)
             log.info("mingled %s on %s, link port %d", __version__, options.socket, self._link_port)
             ready()
+            self._look_for_keys()
             self._arm_linger()
             await here.start()
             await self._stop.wait()
@@ -200,12 +208,44 @@ class Daemon:
             self._arm()
 
     def _take(self, event: events.Event) -> None:
+        if isinstance(event, events.JoinAsked | events.ReattachAsked):
+            self._refresh_keys()
         try:
             for action in self._core.handle(event, clock()):
                 self._perform(action)
         except Exception:
             # A bug of ours in one job must not stop the others'.
             log.exception("bug: %s was not handled", type(event).__name__)
+
+    def _look_for_keys(self) -> None:
+        """Somebody who waits here may be looked for by others under a key that is new there."""
+        if self._options.key_file is not None and not self._stop.is_set():
+            self._refresh_keys()
+            self._loop.call_later(KEYS_EVERY_S, self._look_for_keys)
+
+    def _refresh_keys(self) -> None:
+        """`mingle key rotate` has changed the file: what joins from now on has the new keys."""
+        try:
+            changed = self._keyring.refresh()
+        except MingleError as error:
+            log.warning("%s; the keys of before stay in force", error)
+            return
+        if changed:
+            log.info("cluster keys, the one to present first: %s", ", ".join(self._key_ids))
+            self._take(events.KeysChanged(keys=self._keyring.keys))
+            self._ladder.introduce_as(self._identity())
+
+    def _identity(self) -> Identity:
+        return Identity(
+            node=self._node,
+            host=socket.gethostname(),
+            port=self._link_port,
+            key_id=self._key_ids[0],
+        )
+
+    @property
+    def _key_ids(self) -> tuple[str, ...]:
+        return tuple(map(key_id_of, self._keyring.keys or (b"",)))
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -240,6 +280,10 @@ class Daemon:
                 )
             case actions.CloseLink():
                 self._peers.close_link(action.link)
+            case actions.Trust():
+                self._peers.trust(action.realm, soon=action.soon)
+            case actions.Distrust():
+                self._peers.distrust(action.label)
             case _:
                 self._perform_network(action)
 
@@ -287,7 +331,7 @@ class Daemon:
             link_port=self._link_port,
             addresses=tuple(f"{a.interface} {a.address}" for a in self._surroundings.addresses),
             discovery=self._ladder.states,
-            key_id=key_id_of(),
+            key_ids=self._key_ids,
             up_s=clock() - self._started_at,
             jobs=jobs,
         )

@@ -37,6 +37,7 @@ def initialize(
     subnet: str | None = None,
     peers: str | None = None,
     require_same: str | None = None,
+    secret_file: str | None = None,
     **more: Any,
 ) -> DdpConfig:
     """Take part in a job, wait until everybody is here, then call `jax.distributed.initialize` with
@@ -48,7 +49,7 @@ def initialize(
     of their local ranks, unless `local_device_ids` says which (as does `JAX_LOCAL_DEVICE_IDS` in
     the environment, or `CUDA_VISIBLE_DEVICES` there, which has divided them already). With `nnodes`
     `rank` is the node's. `WORLD_SIZE` and `RANK` in the environment are their defaults. `timeout`
-    is in seconds; None waits for ever. `wait` to `require_same` are those of `mingled.join`, and
+    is in seconds; None waits for ever. `wait` to `secret_file` are those of `mingled.join`, and
     `more` goes to `jax.distributed.initialize` as it is.
 
     Raises `BadInput` before anybody waits where JAX is not installed, or is initialized already,
@@ -92,6 +93,7 @@ def initialize(
         subnet=subnet,
         peers=peers,
         require_same=require_same,
+        secret_file=secret_file,
     )
     if cfg.interface is not None:
         _bind_gloo(cfg.interface)

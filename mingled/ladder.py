@@ -59,6 +59,12 @@ class Ladder:
         for rung in self._rungs:
             await rung.readdress(addresses)
 
+    def introduce_as(self, identity: Identity) -> None:
+        """To those who ask who is there."""
+        self._datagrams.introduce_as(identity)
+        if self._mdns is not None:
+            self._mdns.introduce_as(identity)
+
     def name(self, action: actions.PublishName | actions.WithdrawName) -> None:
         """Names are multicast DNS's alone."""
         if self._mdns is not None:

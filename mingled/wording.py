@@ -131,7 +131,7 @@ def gone_line(gone: local.Gone, form: Form) -> str:
     match gone.how:
         case "lost":
             when = "just now" if gone.ago_s < 1 else f"{gone.ago_s:.0f} s ago"
-            return clean(f"{who} lost {when}: {gone.reason}")
+            return clean(f"{who} lost {when} in round {gone.round}: {gone.reason}")
         case "unwatched":
             why = f" ({gone.reason})" if gone.reason else ""
             return clean(f"{who} is no longer watched{why}: it may well go on")

@@ -32,6 +32,12 @@ READ = (
         "`MINGLE_REQUIRE_SAME`",
         "default of `--require-same`: what must be the same for all (commas or blanks between)",
     ),
+    (
+        "`MINGLE_KEY_FILE`",
+        "the cluster's key, of `mingled`, `mingle key` and whatever asks other daemons; `none`: no "
+        "key ([security](security.md))",
+    ),
+    ("`MINGLE_SECRET_FILE`", "default of `--secret-file`: the job's own secret"),
     ("`MINGLE_DISCOVERY`", "`mingled --discovery`: which of mdns, broadcast, peers"),
     ("`MINGLE_BROADCAST_PORT`", "`mingled --broadcast-port`: UDP, the same on every machine"),
     ("`MINGLE_CONFIG`", "`mingled --config`: a file instead of `/etc/mingled/mingled.toml`"),

@@ -41,6 +41,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "subnet": ("list", '["10.0.0.0/24"]'),
     "peers": ("list", '["gpu1", "head.lab.example"]'),
     "discovery": ("list", '["mdns", "broadcast", "peers"]'),
+    "key_file": ("text", '"/etc/mingled/key"'),
     "log_level": ("level", '"info"'),
 }
 """What may stand in the file."""

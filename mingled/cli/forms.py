@@ -18,6 +18,7 @@ from mingled.errors import BadInput
 from mingled.frameworks.dialects import registry, sing
 from mingled.frameworks.dialects.registry import Chosen
 from mingled.frameworks.environment import defaults
+from mingled.frameworks.secrets import secrets
 from mingled.net.gpus import processes
 
 TIMEOUT_MAX_S = 366 * 86_400.0
@@ -50,6 +51,7 @@ class Flags(NamedTuple):
     subnets: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     require_same: tuple[str, ...] = ()
+    secret_file: str = ""
     dialects: tuple[str, ...] = ()
     sing_suffix: str | None = None
 
@@ -104,6 +106,7 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
             "--last-call, or give a range"
         )
     picked = _chosen(job, flags, given)
+    secret, key_id = secrets(flags.secret_file, given)
     wanted = Wish(
         Join(
             job=job,
@@ -125,6 +128,8 @@ def wish(flags: Flags, cmd: Sequence[str], env: Mapping[str, str], *, adopt: boo
                 flags.require_same or [given.get("MINGLE_REQUIRE_SAME", "")], f"job {job}: "
             ),
             named=picked.publishes,
+            secret=secret,
+            key_id=key_id,
         ),
         line,
         picked,

@@ -18,9 +18,9 @@ import msgspec
 
 from mingled.cli.nodes import WITHIN, WITHIN_RANGE, find
 from mingled.core.reach import bare, is_link_local_v6, parsed
-from mingled.core.secrets import label_of
 from mingled.core.words import HOST_NAME, JobId
 from mingled.doctor.nodes import Nodes, Seen
+from mingled.doctor.realms import labels_of
 from mingled.errors import BadInput, MingleError
 from mingled.net import interfaces
 from mingled.wording import clean
@@ -85,7 +85,7 @@ def command(
     if names and kind == "ssh":
         raise BadInput("--names is not for --format ssh, which has both; delete it")
     job_id = JobId(job) if job is not None else None
-    labels = () if job_id is None else (label_of(job_id),)
+    labels = () if job_id is None else labels_of(job_id)
     found = find(peers, within, "mingle hosts", labels)
     for seen in found.seen:
         if seen.presence is None:
@@ -140,12 +140,12 @@ def left_out(found: Nodes, job: JobId | None, hosts: Sequence[Host]) -> list[str
 
 
 def _of_job(found: Nodes, job: JobId | None) -> list[Seen]:
-    label = label_of(job) if job is not None else None
-    return [
-        seen
-        for seen in found.seen
-        if seen.presence is not None and (label is None or label in seen.presence.labels)
-    ]
+    reached = [seen for seen in found.seen if seen.presence is not None]
+    if job is None:
+        return reached
+    known = (label for label, name in found.local.jobs.items() if name == job)
+    labels = {*labels_of(job), *known}
+    return [s for s in reached if s.presence and not labels.isdisjoint(s.presence.labels)]
 
 
 def common_subnets(every: Sequence[Seen]) -> list[Network]:

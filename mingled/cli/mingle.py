@@ -18,6 +18,7 @@ _COMMANDS = {
     "firewall": ("mingled.cli.firewall", "command"),
     "hosts": ("mingled.cli.hosts", "command"),
     "interfaces": ("mingled.cli.interfaces", "command"),
+    "key": ("mingled.cli.key", "command"),
     "leave": ("mingled.cli.status", "leave"),
     "neighbors": ("mingled.cli.neighbors", "command"),
     "nodes": ("mingled.cli.nodes", "command"),

@@ -82,6 +82,12 @@ from mingled.wording import clean
     help="UDP port of the broadcast and of peers, the same on every machine.",
 )
 @click.option(
+    "--key-file",
+    envvar="MINGLE_KEY_FILE",
+    metavar="PATH",
+    help="The cluster's keys; none: go without.  [default: /etc/mingled/key, if there]",
+)
+@click.option(
     "--log-level",
     type=click.Choice(configuration.LEVELS),
     envvar="MINGLE_LOG_LEVEL",
@@ -99,6 +105,7 @@ def command(
     peers: tuple[str, ...],
     discovery: tuple[str, ...],
     broadcast_port: int,
+    key_file: str | None,
     log_level: str,
     private: bool,
     daemonize: bool,
@@ -129,6 +136,7 @@ def command(
         peers=listed(peers),
         rungs=listed(discovery) or configuration.RUNGS,
         broadcast_port=broadcast_port,
+        key_file=_key_file(key_file, private=private),
     )
 
     def ready() -> None:
@@ -149,6 +157,13 @@ def command(
             _say(ready_fd, sentence)
         click.echo(f"mingled: {clean(sentence)}", err=True)
         raise SystemExit(error.exit_code) from None
+
+
+def _key_file(given: str | None, *, private: bool) -> Path | None:
+    from mingled import keys
+
+    environ = os.environ | ({keys.VARIABLE: given} if given else {})
+    return keys.find(environ, system=not private)
 
 
 _LISTS = ("interfaces", "subnets", "peers", "discovery")

@@ -14,6 +14,7 @@ from mingled.cli.forms import seconds
 from mingled.cli.json_lines import print_json
 from mingled.cli.status import duration
 from mingled.core.peers import check_peers, listed
+from mingled.core.secrets import NO_KEY_ID
 from mingled.core.words import Label
 from mingled.doctor.nodes import Nodes, Seen, in_own_order, survey
 from mingled.errors import BadInput
@@ -34,6 +35,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     own: bool  #: of this machine
     addresses: tuple[str, ...]  #: IPv4 first, then in the node's own order
     link_port: int
+    key_id: str  #: of the cluster key that it presents; "none": it has none; empty: it did not say
     found_by: tuple[str, ...]
     reached: bool
     why_not: str
@@ -102,6 +104,7 @@ def _shown(seen: Seen, jobs: dict[Label, str]) -> Shown:
         own=seen.own,
         addresses=in_own_order(seen),
         link_port=seen.port,
+        key_id=seen.key_id,
         found_by=seen.rungs,
         reached=presence is not None,
         why_not=seen.why,
@@ -125,6 +128,8 @@ def _block(one: Shown) -> Block:
         ]
     else:
         rows += [("link port", str(one.link_port)), ("not reached", one.why_not)]
+    if one.key_id not in ("", NO_KEY_ID):
+        rows.append(("cluster key", one.key_id))
     rows.append(("found by", ", ".join(one.found_by) or "this machine's own list"))
     line = "heard, but not reached"
     if one.reached:

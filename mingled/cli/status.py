@@ -9,6 +9,7 @@ import click
 from mingled import client
 from mingled.cli.json_lines import print_json
 from mingled.core import local
+from mingled.core.secrets import NO_KEY_ID
 from mingled.core.words import Form, JobId
 from mingled.errors import DaemonError, MingleError
 from mingled.wording import clean, endpoint
@@ -59,13 +60,20 @@ def _show(report: local.Report) -> None:
     console.print(f"  addresses  {_text(', '.join(report.addresses) or 'none')}")
     for line in report.discovery:
         console.print(f"  discovery  {_text(line)}")
-    if report.key_id == "none":
-        console.print("  security   no cluster key: a job's ID is its only secret, guessable")
+    console.print(f"  security   {_security(report)}")
     for job in report.jobs:
         console.print()
         _show_job(console, job)
     if not report.jobs:
         console.print("  no jobs")
+
+
+def _security(report: local.Report) -> str:
+    first, *others = report.key_ids
+    if first == NO_KEY_ID:
+        return "no cluster key: a job's ID is its only secret, guessable (mingle key new)"
+    also = f"; takes {', '.join(others)} as well" if others else ""
+    return _text(f"cluster key {first}{also}")
 
 
 def _show_job(console: Console, job: local.Job) -> None:

@@ -204,7 +204,7 @@ class Supervisor:
         join = self._wanted.join
         hint = "" if self._reaction.on_lost == "restart" else ", or use --on-lost restart"
         return (
-            f"job {join.job}: {member(gone, join.form)} was lost, so CMD was stopped on "
-            f"{socket.gethostname()} ({how}); see what happened on {gone.host}, then run the same "
-            f"line on every machine again{hint}"
+            f"job {join.job}: {member(gone, join.form)} was lost in round {gone.round}, so CMD "
+            f"was stopped on {socket.gethostname()} ({how}); see what happened on {gone.host}, "
+            f"then run the same line on every machine again{hint}"
         )

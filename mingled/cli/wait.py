@@ -145,6 +145,13 @@ Exit codes:
     "script; all: any of these.  [env: MINGLE_REQUIRE_SAME]",
 )
 @click.option(
+    "--secret-file",
+    default="",
+    metavar="PATH",
+    help="Let in only who has the same file, beside the same job ID and cluster key.  "
+    "[env: MINGLE_SECRET_FILE]",
+)
+@click.option(
     "--for",
     "dialects",
     multiple=True,
@@ -187,6 +194,7 @@ def command(
     subnets: tuple[str, ...],
     peers: tuple[str, ...],
     require_same: tuple[str, ...],
+    secret_file: str,
     dialects: tuple[str, ...],
     sing_suffix: str | None,
     exec_: bool,
@@ -216,8 +224,21 @@ def command(
     shape = (job, nnodes, node_rank, nproc_per_node, world_size, rank)
     if format_ in registry.SPOKEN:
         dialects += (format_,)
-    where = (interfaces, subnets, peers, require_same, dialects, sing_suffix)
-    flags = Flags(*shape, timeout, last_call, not no_wait, any_user, stop_grace, *where)
+    flags = Flags(
+        *shape,
+        timeout,
+        last_call,
+        not no_wait,
+        any_user,
+        stop_grace,
+        interfaces,
+        subnets,
+        peers,
+        require_same,
+        secret_file,
+        dialects,
+        sing_suffix,
+    )
     react = reaction(job, on_lost, max_restarts, cmd=bool(cmd), exec_=exec_)
     flags, scheduled = completed(flags, cmd, os.environ, host=os.uname().nodename, on_lost=on_lost)
     wanted = wish(flags, cmd, os.environ, adopt=not cmd)

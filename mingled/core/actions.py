@@ -7,6 +7,7 @@ import msgspec
 from mingled.core.events import Address
 from mingled.core.local import Job, Local
 from mingled.core.messages import Advert, Message, NodeCard, Place
+from mingled.core.secrets import Realm
 from mingled.core.words import JobId, Label, Nonce, ParticipantId
 
 
@@ -93,6 +94,20 @@ class Doubt(Action, frozen=True, kw_only=True):
 
     label: Label
     claim: Nonce
+
+
+class Trust(Action, frozen=True, kw_only=True):
+    """From now on let in, over the peer link, whoever shows to be in this realm; and show it to
+    those whom links of its label are opened to."""
+
+    realm: Realm
+    soon: bool = False  #: there will be links of it: what they need may be made beforehand
+
+
+class Distrust(Action, frozen=True, kw_only=True):
+    """No longer. Links that stand stay."""
+
+    label: Label
 
 
 class OpenLink(Action, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import zip_longest
 
 import msgspec
@@ -10,6 +11,9 @@ from mingled.core.events import Rung
 from mingled.core.messages import ADDRESSES_MAX, Advert
 from mingled.core.settings import Settings
 from mingled.core.words import Label, Nonce
+
+OTHERS_MAX = 4
+"""Other keys worth naming to a person."""
 
 
 class Heard:
@@ -94,11 +98,20 @@ class AdvertBook:
         if not claims:
             del self._by_label[label]
 
-    def of(self, label: Label) -> list[Heard]:
+    def of(self, *labels: Label) -> list[Heard]:
         """Every advert of one job, trusted ones first, then by claim: the smaller claim wins a
         conflict, so it is the better guess."""
-        found = self._by_label.get(label, {}).values()
+        found = [h for label in labels for h in self._by_label.get(label, {}).values()]
         return sorted(found, key=lambda h: (h.failures, h.advert.claim))
+
+    def others(self, key_ids: Collection[str]) -> dict[str, str]:
+        """An address of each key that was heard of and is none of these, at most OTHERS_MAX."""
+        found: dict[str, str] = {}
+        for claims in self._by_label.values():
+            for heard in claims.values():
+                if heard.advert.key_id not in key_ids and len(found) < OTHERS_MAX:
+                    found.setdefault(heard.advert.key_id, next(iter(heard.advert.addresses), "?"))
+        return found
 
     def failed(self, label: Label, claim: Nonce, now: float) -> float:
         """The advert's address did not answer as its leader would. Returns when to try again."""

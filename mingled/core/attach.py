@@ -14,7 +14,7 @@ from mingled.core.events import Address
 from mingled.core.held import Held
 from mingled.core.links import stale
 from mingled.core.reach import scoped, ways
-from mingled.core.words import Form, NodeId, ParticipantId
+from mingled.core.words import Form, Label, NodeId, ParticipantId
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
@@ -38,16 +38,16 @@ class Attachments:
             if held.key in watch.rounds and not held.leads and held.home[0] == watch.node:
                 mine = self._mine(held)
                 if mine or held.unsaid:
-                    found.append(self._attach(held, mine))
+                    found.append(self._attach(held, mine, watch.label))
         return found
 
     def _mine(self, held: Held) -> tuple[Member, ...]:
         mine = (held.member(participant) for participant in self._job.seats)
         return tuple(m for m in mine if m is not None and held.fates[m.rank] != "lost")
 
-    def _attach(self, held: Held, members: tuple[Member, ...]) -> messages.Attach:
+    def _attach(self, held: Held, members: tuple[Member, ...], label: Label) -> messages.Attach:
         return messages.Attach(
-            label=self._job.label,
+            label=label,
             claim=held.claim,
             round=held.round,
             node=self._job.home.card(),
@@ -78,7 +78,7 @@ class Attachments:
         card = message.node
         addresses = ways(remote, card.addresses, local.interface)
         self._job.watches.add(
-            link, card.node, addresses, card.port, held.claim, pings=True, now=now
+            link, card.node, addresses, card.port, message.label, held.claim, pings=True, now=now
         )
         self._take(held, link, card.node, message.members, now)
         self._ctx.send(
@@ -142,7 +142,7 @@ class Attachments:
         held.note(known.rank, "running", "its daemon is back", self._job.seats.values(), now)
         self.remember(held)
         if held.hub is not None:  # the others of this node are attached already
-            self._ctx.send(held.hub, self._attach(held, self._mine(held)))
+            self._ctx.send(held.hub, self._attach(held, self._mine(held), self._job.label))
 
     def _handed_down(self, config: Config, zero: Member, *, leads: bool, now: float) -> Held:
         size = config.nnodes if config.form is Form.LAUNCHER else config.world_size
@@ -171,7 +171,7 @@ class Attachments:
         for node, (address, port) in places.items():
             rounds = frozenset({held.key})
             way = (scoped(address, config.interface or ""),)
-            self._job.watches.add_absent(node, way, port, held.claim, rounds, now)
+            self._job.watches.add_absent(node, way, port, self._job.label, held.claim, rounds, now)
         return held
 
     def remember(self, held: Held) -> None:

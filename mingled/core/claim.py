@@ -64,6 +64,7 @@ class Claim:
         self.job = job
         self.ctx = job.ctx
         self.nonce: Nonce = self.ctx.stream.nonce()
+        self.realm = job.realms[job.label]
         self.lineage = {self.nonce} if inherits is None else {self.nonce, inherits}
         self.sessions: dict[int, Session] = {}
         self.arrivals: dict[ParticipantId, int] = {}
@@ -82,8 +83,8 @@ class Claim:
     def advert(self) -> Advert:
         return Advert(
             version=ADVERT_VERSION,
-            key_id=self.ctx.key_id,
-            label=self.job.label,
+            key_id=self.realm.key_id,
+            label=self.realm.label,
             claim=self.nonce,
             port=self.ctx.link_port,
             addresses=self.job.home.candidates(),
@@ -93,7 +94,15 @@ class Claim:
         self.ctx.do(actions.Advertise(advert=self.advert(), peers=self.job.peers()))
 
     def withdraw(self) -> None:
-        self.ctx.do(actions.Withdraw(label=self.job.label, claim=self.nonce))
+        self.ctx.do(actions.Withdraw(label=self.realm.label, claim=self.nonce))
+
+    def rekey(self) -> None:
+        """Under another key, if that is the one to present now: who comes later may have no
+        other."""
+        if self.realm.label != self.job.label:
+            self.withdraw()
+            self.realm = self.job.realms[self.job.label]
+            self.advertise()
 
     # ------------------------------------------------------------ who is here
 
@@ -244,7 +253,14 @@ class Claim:
         self._warn_of_nat(session)
         addresses = ways(remote, join.node.addresses, local_.interface)
         self.job.watches.add(
-            link, join.node.node, addresses, join.node.port, self.nonce, pings=True, now=now
+            link,
+            join.node.node,
+            addresses,
+            join.node.port,
+            join.label,
+            self.nonce,
+            pings=True,
+            now=now,
         )
         self.job.found(now)
         self.ctx.send(
@@ -421,7 +437,7 @@ class Claim:
         match message:
             case Join():
                 same = message.node.node == session.card.node  # a link speaks for one node
-                if same and message.claim == self.nonce and message.label == self.job.label:
+                if same and message.claim == self.nonce and message.label in self.job.labels:
                     self.joined(session.link, session.local, session.remote_address, message, now)
             case messages.Ack() if message.claim == self.nonce:
                 self.seal.acked(session, message.proof, now)
@@ -430,7 +446,7 @@ class Claim:
             case messages.Reached() if message.claim == self.nonce:
                 self.survey.answered(session, message)
                 self.consider(now)
-            case messages.Rival() if message.advert.label == self.job.label:
+            case messages.Rival() if message.advert.label in self.job.labels:
                 advert = scoped_advert(message.advert, session.local.interface)
                 if advert.claim != self.nonce and self.ctx.book.add(advert, "told"):
                     self.job.advert_heard(advert, now)

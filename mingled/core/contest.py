@@ -17,7 +17,7 @@ from mingled.core.events import Address
 from mingled.core.messages import Advert, Contest
 from mingled.core.reach import ways
 from mingled.core.table import State
-from mingled.core.words import Nonce
+from mingled.core.words import Label, Nonce
 
 if TYPE_CHECKING:
     from mingled.core.claim import Claim
@@ -58,7 +58,7 @@ class Contests:
         if known is not None:
             known.advert = advert
         elif advert.claim != self._claim.nonce:
-            listed = {h.advert.claim for h in self._ctx.book.of(advert.label)}
+            listed = {h.advert.claim for h in self._ctx.book.of(*self._claim.job.labels)}
             for claim in [c for c in self._rivals if c not in listed]:
                 self.gone(claim)
             self._rivals[advert.claim] = _Rival(advert=advert, next_at=now)
@@ -72,7 +72,7 @@ class Contests:
     @property
     def open(self) -> bool:
         """A rival was heard that nobody has shown to be a ghost."""
-        book = self._ctx.book.of(self._claim.job.label)
+        book = self._ctx.book.of(*self._claim.job.labels)
         return any(h.advert.claim in self._rivals and not h.failures for h in book)
 
     def owns(self, link: int) -> bool:
@@ -82,7 +82,7 @@ class Contests:
         for rival in self._rivals.values():
             if rival.link == link:
                 self._claim.job.unreached.discard(rival.advert.claim)
-                self._ctx.send(link, self.standing(rival.advert.claim))
+                self._ctx.send(link, self.standing(rival.advert.claim, rival.advert.label))
                 rival.next_at = now + self._ctx.settings.first_frame_s
 
     def failed(self, link: int, now: float) -> None:
@@ -104,12 +104,12 @@ class Contests:
                 self._ctx.book.remove(rival.advert.label, claim)
                 self.gone(claim)
 
-    def standing(self, rival: Nonce) -> Contest:
-        """What this claim has to show."""
+    def standing(self, rival: Nonce, label: Label) -> Contest:
+        """What this claim has to show, over a link of that label."""
         claim, job = self._claim, self._claim.job
         user = next((s.holder.user for s in job.seats.values()), "")
         return Contest(
-            label=job.label,
+            label=label,
             claim=claim.nonce,
             rival=rival,
             job=job.job,
@@ -123,7 +123,7 @@ class Contests:
 
     def asked(self, link: int, message: Contest, local: Address, remote: str, now: float) -> None:
         """A rival asked us: answer, then yield if that is how it came out."""
-        mine = self.standing(message.claim)
+        mine = self.standing(message.claim, message.label)
         self._ctx.send(link, mine)
         if loses(mine, message):
             self._yield(message, local, remote, now)
@@ -132,7 +132,7 @@ class Contests:
         self, link: int, message: Contest, local: Address, remote: str, now: float
     ) -> None:
         """A rival that we asked has answered."""
-        mine = self.standing(message.claim)
+        mine = self.standing(message.claim, message.label)
         rival = next(r for r in self._rivals.values() if r.link == link)
         self._ctx.do(actions.CloseLink(link=link))
         if (message.claim, message.rival) != (rival.advert.claim, mine.claim):
@@ -148,7 +148,7 @@ class Contests:
         addresses = ways(remote, winner.node.addresses, local.interface)
         mine = self._claim.advert()
         advert = msgspec.structs.replace(
-            mine, claim=winner.claim, port=winner.node.port, addresses=addresses
+            mine, label=winner.label, claim=winner.claim, port=winner.node.port, addresses=addresses
         )
         self._claim.job.yield_to(advert, winner, remote, now)
 

@@ -7,9 +7,10 @@ from mingled.core.adverts import AdvertBook
 from mingled.core.events import Address
 from mingled.core.former import Former
 from mingled.core.messages import Message
+from mingled.core.secrets import Realm, key_id_of
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
-from mingled.core.words import JobId, NodeId
+from mingled.core.words import JobId, Label, NodeId
 
 
 class Context:
@@ -27,8 +28,7 @@ class Context:
         addresses: tuple[Address, ...],
         own: frozenset[str] = frozenset(),
         restricted: bool = False,
-        cluster_key: bytes = b"",
-        key_id: str,
+        keys: tuple[bytes, ...] = (),
     ) -> None:
         self.settings = settings
         self.stream = stream
@@ -39,13 +39,18 @@ class Context:
         self.addresses = addresses
         self.own = own | {a.address for a in addresses}
         self.restricted = restricted
-        self.cluster_key = cluster_key
-        self.key_id = key_id
+        self.keys = keys  #: the one to present first
+        self.nodes: dict[Label, Realm] = {}  #: of the daemons themselves, under each key
         self.book = AdvertBook(settings)
         self.former = Former(settings.former_max)
         self.out: list[actions.Action] = []
         self.ports: dict[int, JobId] = {}  #: master ports in use by jobs led here
         self._links = -1
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Of the keys that are accepted, the one that is presented first."""
+        return tuple(map(key_id_of, self.keys or (b"",)))
 
     def next_link(self) -> int:
         """Links that the core opens are odd; those the shell accepts are even."""

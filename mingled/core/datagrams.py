@@ -57,6 +57,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     host: str
     port: int  #: its peer link, TCP
+    key_id: str = ""  #: of the cluster key that it presents
     host_given: str = ""  #: empty: `host` is what it was
 
     def __post_init__(self) -> None:
@@ -128,11 +129,13 @@ class Here(Datagram, tag="here", frozen=True, kw_only=True):
     host: str
     port: int  #: of its peer link
     addresses: tuple[str, ...]
+    key_id: str = ""  #: of the cluster key that it presents; empty: it did not say
 
     def __post_init__(self) -> None:
         _check_port(self.port)
         _check_addresses(self.addresses)
         _check_text(self.host, HOST_CHARS_MAX, "host name")
+        _check_text(self.key_id, KEY_ID_CHARS_MAX, "key id")
 
 
 class Echo(Datagram, tag="echo", frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from mingled.core.events import AdoptAsked, Holder, JoinAsked, ReattachAsked
 from mingled.core.home import NO_WISH, Wish
 from mingled.core.reach import permitted
 from mingled.core.seat import Seat, failed_by, rank_conflict, shape_conflict, tell_failed
+from mingled.core.secrets import NO_KEY_ID
 from mingled.core.software import own_flaw, same_conflict
 from mingled.core.table import BETWEEN, OUTCOME_OPEN, Trigger
 from mingled.core.words import Form, ParticipantId
@@ -82,7 +83,7 @@ class Desk:
     def reattach(self, event: ReattachAsked, now: float) -> None:
         """A participant that was released by a daemon which is gone: watch it, and its round."""
         seat = Seat(event.participant, event.join, event.holder, now, 0.0)
-        error = self._foreign(seat) or self._full(seat)
+        error = self._foreign(seat) or self._flaw_of_secrets(seat) or self._full(seat)
         if error is not None:
             self._ctx.do(actions.Answer(request=event.request, message=failed_by(error)))
             return
@@ -113,9 +114,25 @@ class Desk:
                 )
         return None
 
+    def _flaw_of_secrets(self, seat: Seat) -> MingleError | None:
+        """With other secrets it would wait in vain, or in bad company."""
+        join, where = seat.join, f"{self._name} on {self._ctx.host}"
+        if join.secret != self._job.secret:
+            return Refused(
+                f"{where}: {seat.who()} brings {'another' if join.secret else 'no'} secret, "
+                f"and the job here has {'one' if self._job.secret else 'none'}; give all of them "
+                "the same --secret-file"
+            )
+        if join.key_id and join.key_id != self._ctx.key_ids[0]:
+            return Refused(
+                f"{where}: its daemon presents {_key(self._ctx.key_ids[0])}, your key file has "
+                f"{_key(join.key_id)}; use the same (mingle key id), or MINGLE_KEY_FILE to name it"
+            )
+        return None
+
     def _obstacle(self, seat: Seat, now: float) -> MingleError | None:
         entry, where = seat.entry(), f"{self._name} on {self._ctx.host}"
-        foreign = self._foreign(seat)
+        foreign = self._foreign(seat) or self._flaw_of_secrets(seat)
         if foreign is not None:
             return foreign
         flaw = self._flaw_of_wish(seat)
@@ -341,3 +358,7 @@ class Desk:
             self._job.claim.end(why)
             self._job.drop_claim(now)
             self._job.to(Trigger.REST)
+
+
+def _key(key_id: str) -> str:
+    return "no key" if key_id == NO_KEY_ID else f"key {key_id}"

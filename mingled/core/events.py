@@ -182,7 +182,10 @@ class LinkFailed(Event, frozen=True, kw_only=True):
 
 
 class LinkAccepted(Event, frozen=True, kw_only=True):
+    """Somebody who has shown to be in the realm of `label`."""
+
     link: int
+    label: Label
     local: Address
     remote_address: str
 
@@ -245,6 +248,13 @@ class PathRefuted(Event, frozen=True, kw_only=True):
     address: str
     port: int
     reason: str
+
+
+class KeysChanged(Event, frozen=True, kw_only=True):
+    """The cluster keys, the one to present first; none: the job ID is the only secret. Also said
+    once at the start."""
+
+    keys: tuple[bytes, ...]
 
 
 class Ticked(Event, frozen=True, kw_only=True):

@@ -31,7 +31,7 @@ class Hails:
         """A frame on a link that belongs to no job. False: it is none of ours."""
         match message:
             case messages.Hail():
-                here = {job.label for job in self._jobs()}
+                here = {label for job in self._jobs() for label in job.labels}
                 labels = tuple(label for label in message.labels if label in here)
                 self._ctx.do(
                     actions.Introduce(
@@ -60,7 +60,7 @@ class Hails:
         return node_card(ctx, addresses)
 
     def _test(self, link: int, remote: str, label: Label | None, places: tuple[Place, ...]) -> None:
-        job = next((job for job in self._jobs() if job.label == label), None)
+        job = next((job for job in self._jobs() if label in job.labels), None)
         known = job.addresses() if job is not None else frozenset()
         settings = self._ctx.settings
         master = range(settings.port_first, settings.port_first + settings.port_count)

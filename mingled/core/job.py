@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from mingled.core import actions, local
 from mingled.core.attach import Attachments
@@ -19,11 +19,11 @@ from mingled.core.pursuit import Pursuit
 from mingled.core.rounds import Rounds
 from mingled.core.search import Search
 from mingled.core.seat import Seat, tell_failed
-from mingled.core.secrets import label_of
+from mingled.core.secrets import Realm, realms_of
 from mingled.core.table import BETWEEN, OUTCOME_OPEN, State, Trigger, step
 from mingled.core.views import Views
 from mingled.core.watch import Watches
-from mingled.core.words import Form, JobId, Nonce, ParticipantId, host_label
+from mingled.core.words import Form, JobId, Label, Nonce, ParticipantId, host_label
 from mingled.errors import Conflict, Indeterminate
 
 
@@ -31,14 +31,16 @@ class Job:
     """Mutable; lives from its first seat to the end of its last round here. Every change of
     `state` goes through `to`, hence through the one table."""
 
-    def __init__(self, ctx: Context, job: JobId) -> None:
+    def __init__(self, ctx: Context, job: JobId, secret: str = "") -> None:
         self.ctx = ctx
         self.job = job
-        self.label = label_of(job, ctx.cluster_key)
+        self.secret = secret  #: its own, that every participant must bring
+        self.claim: Claim | None = None
+        self.realms: dict[Label, Realm] = {}  #: under each key; the one to present first
+        self.trust()
         self.state = State.IDLE
         self.seats: dict[ParticipantId, Seat] = {}
         self.home = Home(self)
-        self.claim: Claim | None = None
         self.pursuit: Pursuit | None = None
         self.rounds = Rounds(self)
         self.attachments = Attachments(self)
@@ -56,6 +58,32 @@ class Job:
     def over(self) -> bool:
         """Nothing is left to do here."""
         return self.state is State.IDLE and not self.seats and not self.rounds.helds
+
+    @property
+    def label(self) -> Label:
+        """Under which it is advertised."""
+        return next(iter(self.realms))
+
+    @property
+    def labels(self) -> Collection[Label]:
+        """Under which others may advertise it: while keys change, not all present the same."""
+        return self.realms.keys()
+
+    def trust(self) -> None:
+        """Take part under the keys that there are now, beside those that it knows already."""
+        before = self.realms
+        now = {r.label: r for r in realms_of(self.job, self.ctx.keys, self.secret)}
+        self.realms = now | before
+        for label, realm in now.items():
+            if label not in before:
+                self.ctx.do(actions.Trust(realm=realm, soon=True))
+        if self.claim is not None:
+            self.claim.rekey()
+
+    def distrust(self) -> None:
+        """It is over here."""
+        for label in self.realms:
+            self.ctx.do(actions.Distrust(label=label))
 
     def to(self, trigger: Trigger) -> None:
         before, self.state = self.state, step(self.state, trigger)
@@ -310,7 +338,7 @@ class Job:
         self.note_text = ""
         self.claim = Claim(self, now, inherits)
         self.claim.plain.port = plain_port
-        for heard in self.ctx.book.of(self.label):
+        for heard in self.ctx.book.of(*self.labels):
             self.claim.contests.heard(heard.advert, now)
         self.progressed(now)
         self.claim.consider(now)

@@ -5,6 +5,7 @@ Try it by hand: `echo '{"type":"status"}' | socat - UNIX:/run/mingled/control.so
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -29,6 +30,9 @@ HEARTBEAT_MIN_S = 0.1
 
 PAUSE_MAX_S = 86_400
 """Of a last call or a grace: a day."""
+
+_SECRET = re.compile(r"[0-9a-f]{64}")
+"""As `core.secrets.secret_of` makes them; here, since a client need not load what hashes."""
 
 OTHER_NAMESPACE = "other-namespace"
 """Code of the refusal to a client whose network namespace is not the daemon's: it takes a private
@@ -69,6 +73,8 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     heartbeat_s: float | None = None
     software: Software | None = None  #: that it would run
     require_same: tuple[str, ...] = ()  #: of that, what is to be the same for all
+    secret: str = ""  #: of the job, beside its ID (`core.secrets.secret_of`); empty: none
+    key_id: str = ""  #: of the key that the daemon must present; empty: whichever it has
     named: bool = False  #: answer JOB-RANK.local by mDNS while it holds its rank
 
     def __post_init__(self) -> None:
@@ -76,6 +82,8 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
         check_peers(self.peers, f"job {self.job}: ")
         check_subnets(self.subnets, f"job {self.job}: ")
         check_items(self.require_same)
+        if self.secret and not _SECRET.fullmatch(self.secret):
+            raise BadInput(f"job {self.job}: its secret is not 64 hexadecimal digits")
         if self.named and not HOST_LABEL.fullmatch(host_label(self.job, self.rank_max)):
             raise BadInput(
                 f"job {self.job}: {host_label(self.job, self.rank_max)} is no host name; choose a "
@@ -299,6 +307,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job in a report."""
 
     job: str
+    label: str  #: what stands for it on the network
     state: str
     leader: str | None
     leader_address: str | None
@@ -325,7 +334,7 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
     link_port: int
     addresses: tuple[str, ...]
     discovery: tuple[str, ...]  #: one line for each rung: what works, what does not and why
-    key_id: str
+    key_ids: tuple[str, ...]  #: of the cluster keys it takes, the one it presents first
     up_s: float
     jobs: tuple[Job, ...]
 

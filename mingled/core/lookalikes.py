@@ -7,8 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from mingled.core.context import Context
-from mingled.core.secrets import label_of
+from mingled.core.secrets import realms_of
 from mingled.core.words import JobId
 from mingled.errors import BadInput
 
@@ -61,12 +60,13 @@ def warn(jobs: Iterable[Job], job: Job, holder: Holder) -> None:
                     mine.warn(seat, sentence(mine.job, theirs.job, f"{mine.ctx.host} also has"))
 
 
-def advertised(ctx: Context, job: JobId) -> str:
+def advertised(job: Job) -> str:
     """A sentence on one that another machine leads, as far as a label can be guessed: the network
     shows no names. Empty where there is none."""
-    for other in _variants(job):
-        if ctx.book.of(label_of(other, ctx.cluster_key)):
-            return sentence(job, other, "another machine has")
+    for other in _variants(job.job):
+        realms = realms_of(other, job.ctx.keys, job.secret)
+        if job.ctx.book.of(*(realm.label for realm in realms)):
+            return sentence(job.job, other, "another machine has")
     return ""
 
 

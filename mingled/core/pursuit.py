@@ -216,7 +216,7 @@ class Pursuit:
             case messages.Admit() if message.claim == self.claim:
                 self._admitted(message, now)
             case messages.Redirect() if job.state is State.FOLLOWING and (
-                (message.claim, message.advert.label) == (self.claim, self.advert.label)
+                message.claim == self.claim and message.advert.label in job.labels
             ):
                 self._ctx.book.remove(self.advert.label, self.claim)
                 where = ", ".join(message.advert.addresses[:1])
@@ -249,6 +249,7 @@ class Pursuit:
             message.node.node,
             addresses,
             message.node.port,
+            self.advert.label,
             self.claim,
             pings=False,
             now=now,
@@ -265,7 +266,7 @@ class Pursuit:
             self._job.drop_pursuit(now)
             self._job.start_claim(now)
             return
-        for heard in self._ctx.book.of(self.advert.label):
+        for heard in self._ctx.book.of(*self._job.labels):
             if not heard.failures:
                 self.rival(heard.advert)
         self._job.progressed(now)

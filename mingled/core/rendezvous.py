@@ -22,7 +22,7 @@ from mingled.core.hail import Hails
 from mingled.core.job import Job
 from mingled.core.links import stale
 from mingled.core.seat import Seat, failed_by, tell_failed
-from mingled.core.secrets import key_id_of
+from mingled.core.secrets import node_realms_of
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
 from mingled.core.words import JobId, Label, NodeId, ParticipantId
@@ -34,6 +34,7 @@ class _Unbound(msgspec.Struct, kw_only=True):
 
     local: Address
     remote: str
+    label: Label  #: of the realm that it is in
     until: float
 
 
@@ -44,6 +45,7 @@ class Rendezvous:
     start. `link_port`: where the peer link listens; `ring_port`: an ephemeral one that says the
     node id, by which others prove their path to this node. `addresses`: candidates, best first;
     `own`: every address of this machine; `restricted`: a user has chosen among them.
+    The first event is KeysChanged; without it nobody but this machine is let in.
     Times are seconds of one monotonic clock that the caller keeps.
     """
 
@@ -59,7 +61,6 @@ class Rendezvous:
         own: frozenset[str] = frozenset(),
         restricted: bool = False,
         settings: Settings | None = None,
-        cluster_key: bytes = b"",
     ) -> None:
         self._ctx = Context(
             settings=settings or Settings(),
@@ -71,8 +72,6 @@ class Rendezvous:
             addresses=addresses,
             own=own,
             restricted=restricted,
-            cluster_key=cluster_key,
-            key_id=key_id_of(cluster_key),
         )
         self.jobs: dict[JobId, Job] = {}
         self._unbound: dict[int, _Unbound] = {}
@@ -90,6 +89,7 @@ class Rendezvous:
         self._dispatch(event, now)
         for job in [j for j in self.jobs.values() if j.over]:
             job.watches.close()
+            job.distrust()
             del self.jobs[job.job]
         out, self._ctx.out = self._ctx.out, []
         for action in out:
@@ -133,7 +133,7 @@ class Rendezvous:
                 self._discovery(event, now)
             case events.DiscoveryNoted():
                 for job in self.jobs.values():
-                    if event.label in (None, job.label):
+                    if event.label is None or event.label in job.labels:
                         job.views.discovery_noted(event.sentence)
             case events.NameRefused():
                 found = self._seat(event.participant)
@@ -151,6 +151,8 @@ class Rendezvous:
                 self._proof(event, now)
             case events.PathProven() | events.PathRefuted():
                 self._path(event, now)
+            case events.KeysChanged():
+                self._keys_changed(event)
             case events.Ticked():
                 self._tick(now)
             case events.Stopped():
@@ -169,12 +171,16 @@ class Rendezvous:
             return
         job = self.jobs.get(event.join.job)
         if job is None:
-            job = self.jobs[event.join.job] = Job(self._ctx, event.join.job)
+            job = self._job(event.join)
         job.desk.join(event, now)
         lookalikes.warn(self.jobs.values(), job, event.holder)
 
     def _no_place(self, job: JobId, holder: events.Holder) -> Refused | None:
         return quotas.no_place(self.jobs, job, holder, self._ctx.settings, self._ctx.host)
+
+    def _job(self, join: local.Join) -> Job:
+        job = self.jobs[join.job] = Job(self._ctx, join.job, join.secret)
+        return job
 
     def _reattach(self, event: events.ReattachAsked, now: float) -> None:
         job = self.jobs.get(event.join.job)
@@ -189,7 +195,7 @@ class Rendezvous:
             self._ctx.do(actions.Answer(request=event.request, message=failed_by(refused)))
             return
         if job is None:
-            job = self.jobs[event.join.job] = Job(self._ctx, event.join.job)
+            job = self._job(event.join)
         job.desk.reattach(event, now)
 
     def _store(self, event: events.StoreOpened | events.StoreFailed, now: float) -> None:
@@ -293,7 +299,22 @@ class Rendezvous:
                 job.addresses_changed(before - ctx.own, now)
 
     def _by_label(self, label: Label) -> Job | None:
-        return next((j for j in self.jobs.values() if j.label == label), None)
+        return next((j for j in self.jobs.values() if label in j.labels), None)
+
+    # ------------------------------------------------------------ keys
+
+    def _keys_changed(self, event: events.KeysChanged) -> None:
+        """Jobs that are here go on with what they began with, and take what is new as well."""
+        ctx = self._ctx
+        ctx.keys = event.keys
+        before, ctx.nodes = ctx.nodes, {r.label: r for r in node_realms_of(event.keys)}
+        for label in before.keys() - ctx.nodes.keys():
+            ctx.do(actions.Distrust(label=label))
+        for label, realm in ctx.nodes.items():
+            if label not in before:
+                ctx.do(actions.Trust(realm=realm))
+        for job in self.jobs.values():
+            job.trust()
 
     # ------------------------------------------------------------ peers
 
@@ -321,6 +342,7 @@ class Rendezvous:
                 self._unbound[event.link] = _Unbound(
                     local=local_,
                     remote=event.remote_address,
+                    label=event.label,
                     until=now + self._ctx.settings.first_frame_s,
                 )
             case _:
@@ -345,9 +367,18 @@ class Rendezvous:
                 job.links.received(event.link, *self._ends[event.link], event.message, now)
             return
         message = event.message
-        if isinstance(message, messages.Ping):
+        if unbound.label in self._ctx.nodes:  # nobody's job: that belongs to who knows its secrets
+            if self._hails.received(event.link, unbound.remote, message):
+                unbound.until = now + self._ctx.settings.hail_s
+                self._unbound[event.link] = unbound  # more may follow
+                return
+        elif isinstance(message, messages.Ping):
             pong = messages.Pong(claim=message.claim, node=self._ctx.node)
             self._ctx.send(event.link, pong)
+        elif isinstance(message, messages.Join | messages.Contest | messages.Attach) and (
+            message.label != unbound.label
+        ):
+            pass  # it speaks of another job than the one that it has shown to be in
         elif isinstance(message, messages.Join | messages.Contest):
             self._first_frame(event.link, unbound, message, now)
             return
@@ -359,10 +390,6 @@ class Rendezvous:
                 refusal = stale(message.claim, self._ctx.host)
                 self._ctx.send(event.link, job.attachments.refusal(message) if job else refusal)
                 self._unbound[event.link] = unbound  # it may ask for another round
-            return
-        elif self._hails.received(event.link, unbound.remote, message):
-            unbound.until = now + self._ctx.settings.hail_s
-            self._unbound[event.link] = unbound  # more may follow
             return
         self._ctx.do(actions.CloseLink(link=event.link))
 

@@ -64,7 +64,7 @@ class Search:
         may be ghosts, and as a leader we go on to look for them."""
         fresh_only = bool(self.tries) or self._may_lead(now)
         under_way = {advert.claim for advert in self.tries.values()}
-        for heard in self._ctx.book.of(self._job.label):
+        for heard in self._ctx.book.of(*self._job.labels):
             due = heard.retry_at <= now and not (fresh_only and heard.failures)
             if due and heard.advert.claim not in under_way:
                 return heard.advert
@@ -83,7 +83,7 @@ class Search:
 
     def others(self, advert: Advert) -> bool:
         """Another advert is there that nothing speaks against."""
-        book = self._ctx.book.of(self._job.label)
+        book = self._ctx.book.of(*self._job.labels)
         return any(not h.failures and h.advert.claim != advert.claim for h in book)
 
     def opened(self, link: int, local: Address, remote: str, now: float) -> None:
@@ -128,7 +128,7 @@ class Search:
 
     def _tries_fresh(self) -> bool:
         """Is anybody being tried who may well answer?"""
-        suspects = {h.advert.claim for h in self._ctx.book.of(self._job.label) if h.failures}
+        suspects = {h.advert.claim for h in self._ctx.book.of(*self._job.labels) if h.failures}
         return any(advert.claim not in suspects for advert in self.tries.values())
 
     def _may_lead(self, now: float) -> bool:
@@ -141,8 +141,9 @@ class Search:
         settings = self._ctx.settings
         # The first time so that a leader answers us alone; if nothing comes, the reply may have
         # gone to another responder on this host, so everybody is asked.
-        ask = actions.Ask(label=self._job.label, unicast=self._asked == 0, peers=self._job.peers())
-        self._ctx.do(ask)
+        for label in self._job.labels:
+            ask = actions.Ask(label=label, unicast=self._asked == 0, peers=self._job.peers())
+            self._ctx.do(ask)
         self._asked += 1
         after = settings.query_after_s
         if self._asked < len(after):
@@ -157,7 +158,7 @@ class Search:
         if leads:
             times.append(self._leads_at())
         if self._job.state is State.SEARCHING:
-            times += [h.retry_at for h in self._ctx.book.of(self._job.label)]
+            times += [h.retry_at for h in self._ctx.book.of(*self._job.labels)]
         elif self._next(self._next_try_at) is not None and not (
             leads and self._next_try_at >= self._window_end
         ):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, local, lookalikes
 from mingled.core.messages import NAMES_SHOWN_MAX, Seen
 from mingled.core.seat import Seat
+from mingled.core.secrets import NO_KEY_ID
 from mingled.core.table import BETWEEN, State
 from mingled.core.words import Form
 
@@ -92,17 +93,34 @@ class Views:
         heard = job.pursuit is not None and job.pursuit.leader is not None
         if not seat.waiting or heard or (job.claim is not None and job.claim.sessions):
             return
-        alike = lookalikes.advertised(job.ctx, job.job)
+        alike = lookalikes.advertised(job)
         if alike:
             job.warn(seat, alike)
         sentence = (
             f"job {job.job}: nobody else was heard for {job.ctx.settings.hint_after_s:g} s. This "
             f"node listens on {job.home.listening_on()}. Do the others use the same --job, and are "
             "they on the same switch or network? Where nothing but unicast passes, name one of "
-            f"them: --peers HOST. Next: mingle doctor --job {job.job}"
+            f"them: --peers HOST. Next: mingle doctor --job {job.job}{self._other_keys()}"
         )
         notice = local.Notice(kind="hint", sentence=sentence)
         job.ctx.do(actions.Tell(participant=seat.participant, message=notice))
+
+    def _other_keys(self) -> str:
+        """Others are heard that have another key, perhaps those who are waited for."""
+        ctx = self._job.ctx
+        heard = ctx.book.others(ctx.key_ids)
+        if not heard:
+            return ""
+        named = ", ".join(
+            f"{address} has {f'key {key_id}' if key_id != NO_KEY_ID else 'no key'}"
+            for key_id, address in heard.items()
+        )
+        own = ctx.key_ids[0]
+        mine = f"key {own}" if own != NO_KEY_ID else "no key"
+        return (
+            f". Another cluster key is in use on this network: {named}, {ctx.host} has {mine}; one "
+            "job needs the same on all its machines (mingle key id)"
+        )
 
     def discovery_noted(self, sentence: str) -> None:
         """What a rung of discovery has against the search, to those who still search: once."""
@@ -124,6 +142,7 @@ class Views:
             return (
                 f"{start}no rank 0 was heard on {job.home.listening_on()}; start mingle-wait with "
                 f"the same --job on the other machines, or see mingle doctor{note}"
+                f"{self._other_keys()}"
             )
         if seat.join.form is Form.PLAIN:
             return (
@@ -150,7 +169,10 @@ class Views:
             else f"{max(0, progress.size_min - progress.here)} more never came; start them with "
             "the same --job and size, or see mingle doctor"
         )
-        return f"{start}{progress.here} of {progress.size_min} were here ({hosts}); {absent}{note}"
+        return (
+            f"{start}{progress.here} of {progress.size_min} were here ({hosts}); {absent}{note}"
+            f"{self._other_keys()}"
+        )
 
     def report(self, now: float) -> local.Job:
         """For `mingle status`."""
@@ -162,6 +184,7 @@ class Views:
             address = job.pursuit.remote or None
         return local.Job(
             job=job.job,
+            label=str(job.label),
             state=job.state.value,
             leader=progress.leader,
             leader_address=address,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, messages
 from mingled.core.messages import ADDRESSES_MAX
 from mingled.core.reach import bare
-from mingled.core.words import Nonce
+from mingled.core.words import Label, Nonce
 
 if TYPE_CHECKING:
     from mingled.core.job import Job
@@ -34,6 +34,7 @@ class Watch:
         "failures",
         "heard_at",
         "hints",
+        "label",
         "link",
         "next_at",
         "node",
@@ -54,10 +55,12 @@ class Watch:
         node: str,
         addresses: tuple[str, ...],
         port: int,
+        label: Label,
         claim: Nonce,
         pings: bool,
         now: float,
     ) -> None:
+        self.label = label  #: under which it was met
         self.link = link  #: None: its daemon is gone
         self.node = node
         self.addresses = addresses
@@ -98,6 +101,7 @@ class Watches:
         node: str,
         addresses: tuple[str, ...],
         port: int,
+        label: Label,
         claim: Nonce,
         *,
         pings: bool,
@@ -113,6 +117,7 @@ class Watches:
             node=node,
             addresses=addresses,
             port=port,
+            label=label,
             claim=claim,
             pings=pings,
             now=now,
@@ -128,6 +133,7 @@ class Watches:
         node: str,
         addresses: tuple[str, ...],
         port: int,
+        label: Label,
         claim: Nonce,
         rounds: frozenset[RoundKey],
         now: float,
@@ -138,6 +144,7 @@ class Watches:
             node=node,
             addresses=addresses,
             port=port,
+            label=label,
             claim=claim,
             pings=False,
             now=now,
@@ -278,7 +285,16 @@ class Watches:
             return
         self._probes.pop(link, None)
         watch.probe = None
-        self.add(link, message.node, watch.addresses, watch.port, watch.claim, pings=False, now=now)
+        self.add(
+            link,
+            message.node,
+            watch.addresses,
+            watch.port,
+            watch.label,
+            watch.claim,
+            pings=False,
+            now=now,
+        )
         self.back(watch.node, (message.claim, message.round))
 
     def probe_failed(self, link: int, reason: str, *, answered: bool, now: float) -> None:
@@ -287,6 +303,10 @@ class Watches:
         watch.probe = None
         if not answered:
             self._failed(watch, now)
+        elif watch.hints and not watch.opened:  # perhaps there, where anybody can have sent us to
+            watch.hints = ()
+            watch.next_at = now
+            self._due_by(self._due_of(watch))
         elif watch.link is None or watch.opened:
             self._there(watch, now)
         else:
@@ -322,7 +342,7 @@ class Watches:
         if watch.failures < settings.probe_failures or silence_s < self._patience_s(watch):
             return
         reason = f"silent for {silence_s:.0f} s, and {watch.failures} fresh connections failed"
-        self._ctx.book.failed(self._job.label, watch.claim, now)  # if it was advertised
+        self._ctx.book.failed(watch.label, watch.claim, now)  # if it was advertised
         if watch.link is not None:
             self._job.links.give_up(watch.link, reason, now, lost=True)
         else:
@@ -371,7 +391,7 @@ class Watches:
             self._failed(watch, now)
         elif now >= self._due_of(watch):
             places = tuple(dict.fromkeys(watch.addresses + watch.hints))[:ADDRESSES_MAX]
-            watch.probe = self._job.home.open(self._job.label, places, watch.port)
+            watch.probe = self._job.home.open(watch.label, places, watch.port)
             watch.probe_until = now + settings.probe_s
             watch.opened = False
             self._probes[watch.probe] = watch

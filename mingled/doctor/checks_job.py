@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mingled.core import local
-from mingled.core.secrets import label_of
-from mingled.core.words import Form, JobId, distinct
+from mingled.core.messages import Presence
+from mingled.core.words import Form, distinct
 from mingled.doctor.gather_job import Matrix
 from mingled.doctor.gathered import Gathered, firewall_command
 from mingled.doctor.model import Finding, failed, named, passed, skipped, warned
@@ -33,7 +33,7 @@ def job(g: Gathered, matrix: Matrix) -> list[Finding]:
     said += f"; missing: {missing}" if missing else ""
     said += f"; {report.note}" if report.note else ""
     mends = []
-    idle = _without_job(g, matrix.job)
+    idle = _without_job(g, matrix)
     if idle and missing:
         mends.append(
             f"{named(idle)}: a daemon is there, but not this job; start it there, and compare the "
@@ -46,9 +46,8 @@ def job(g: Gathered, matrix: Matrix) -> list[Finding]:
 
 def _unknown(g: Gathered, matrix: Matrix) -> Finding:
     check, ask = "job", f"mingle doctor --job {_quoted(matrix.job)}"
-    label = label_of(JobId(matrix.job))
     for one in g.beside:
-        if one.seen.presence is not None and label in one.seen.presence.labels:
+        if _has(one.seen.presence, matrix):
             whose = one.user or "another user"
             said = (
                 f"{matrix.job} is {whose}'s on this machine: only {whose} and root may ask that "
@@ -59,7 +58,7 @@ def _unknown(g: Gathered, matrix: Matrix) -> Finding:
     others = named(matrix.known)
     said = f"no daemon here that you may ask knows {matrix.job}"
     said += f"; known: {others}" if others else ""
-    elsewhere = _with_job(g, matrix.job)
+    elsewhere = _with_job(g, matrix)
     has = "have" if len(set(elsewhere)) > 1 else "has"
     said += f"; {named(elsewhere)} {has} it" if elsewhere else ""
     if g.here.daemons.troubles:
@@ -112,22 +111,17 @@ def _missing(report: local.Job) -> str:
     return f"{lacking} more" if lacking > 0 else ""
 
 
-def _with_job(g: Gathered, name: str) -> list[str]:
-    label = label_of(JobId(name))
-    return [
-        o.seen.host
-        for o in g.others
-        if o.seen.presence is not None and label in o.seen.presence.labels
-    ]
+def _has(presence: Presence | None, matrix: Matrix) -> bool:
+    return presence is not None and not set(matrix.labels).isdisjoint(presence.labels)
 
 
-def _without_job(g: Gathered, name: str) -> list[str]:
-    label = label_of(JobId(name))
-    return [
-        o.seen.host
-        for o in g.others
-        if o.seen.presence is not None and label not in o.seen.presence.labels
-    ]
+def _with_job(g: Gathered, matrix: Matrix) -> list[str]:
+    return [o.seen.host for o in g.others if _has(o.seen.presence, matrix)]
+
+
+def _without_job(g: Gathered, matrix: Matrix) -> list[str]:
+    asked = (o.seen for o in g.others if o.seen.presence is not None)
+    return [seen.host for seen in asked if not _has(seen.presence, matrix)]
 
 
 def _quoted(text: str) -> str:

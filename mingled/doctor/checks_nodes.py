@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mingled import __version__
 from mingled.core.reach import bare
+from mingled.core.secrets import NO_KEY_ID
 from mingled.doctor.gathered import (
     Gathered,
     Missing,
@@ -52,6 +53,39 @@ def version(g: Gathered) -> list[Finding]:
     if not releases:
         return [skipped(check, "no daemon was found")]
     return [passed(check, f"mingled {__version__} everywhere")]
+
+
+def key(g: Gathered) -> list[Finding]:
+    """One key on all: a job's nodes with different ones never meet."""
+    check = "key"
+    own = dict.fromkeys(report.key_ids[0] for report in g.here.daemons.reports)
+    mine = next(iter(own), "")
+    findings = (
+        [warned(check, g.here.key_trouble, "ask as root: sudo mingle doctor")]
+        if g.here.key_trouble
+        else []
+    )
+    if len(own) > 1:
+        said = f"the daemons of this machine have different keys: {', '.join(map(_key, own))}"
+        findings.append(failed(check, said, "one file for all: /etc/mingled/key (mingle key)"))
+    others = [(o.seen.host or "?", o.seen.key_id) for o in g.others if o.seen.key_id]
+    apart = [f"{host} has {_key(key_id)}" for host, key_id in others if mine not in ("", key_id)]
+    if apart:
+        said = f"{_key(mine)} here, another one elsewhere: {named(apart)}"
+        mend = (
+            "give all the same: mingle key show here, mingle key new - there, and restart mingled"
+        )
+        return [*findings, failed(check, said, mend)]
+    if not mine:
+        return findings or [skipped(check, "no daemon runs here")]
+    if mine == NO_KEY_ID:
+        said = "no cluster key: whoever is on this network and knows a job's ID can join it"
+        return [*findings, passed(check, said)]
+    return [*findings, passed(check, f"{_key(mine)} here{' and elsewhere' if others else ''}")]
+
+
+def _key(key_id: str) -> str:
+    return "no key" if key_id == NO_KEY_ID else f"key {key_id}"
 
 
 def machine_id(g: Gathered) -> list[Finding]:

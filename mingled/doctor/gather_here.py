@@ -14,6 +14,7 @@ import msgspec
 
 from mingled.core.events import Address
 from mingled.doctor.here import Daemons
+from mingled.doctor.realms import held
 from mingled.edges.machine import machine
 from mingled.frameworks.environment import defaults
 from mingled.net import interfaces, netlink
@@ -72,6 +73,7 @@ class Here(msgspec.Struct, frozen=True, kw_only=True):
     mdns_held: bool  #: 5353 cannot be shared
     bridges: tuple[Bridge, ...]
     name_servers: tuple[str, ...]
+    key_trouble: str = ""  #: why the cluster key could not be read, though there is one
     unit: bool = False  #: systemd runs, and has a unit of mingled
 
     @property
@@ -93,6 +95,7 @@ def gather(daemons: Daemons) -> Here:
         mdns_owners=owners(MDNS_PORT),
         mdns_held=_held(MDNS_PORT),
         bridges=_bridges(),
+        key_trouble=held().trouble,
         name_servers=_name_servers(_read(Path("/etc/resolv.conf"))),
         unit=has_unit(),
     )

@@ -9,9 +9,9 @@ import msgspec
 
 from mingled.core import local
 from mingled.core.messages import PLACES_MAX, Place
-from mingled.core.secrets import label_of
-from mingled.core.words import JobId
+from mingled.core.words import JobId, Label
 from mingled.daemon import LINK_PORT
+from mingled.doctor.realms import labels_of
 from mingled.doctor.visit import AT_ONCE, Unreached, Visit, hail
 
 NODES_MAX = 32
@@ -36,6 +36,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
 
     job: str
     report: local.Job | None  #: None: no daemon here knows the job
+    labels: tuple[Label, ...] = ()  #: under which others may know it
     known: tuple[str, ...] = ()  #: jobs that are known here
     hosts: tuple[str, ...] = ()
     unasked: tuple[str, ...] = ()
@@ -49,8 +50,11 @@ async def gather(job: JobId, reports: Sequence[local.Report]) -> Matrix:
     every = [found for report in reports for found in report.jobs]
     known = tuple(dict.fromkeys(found.job for found in every))
     found = next((found for found in every if found.job == job), None)
+    labels = labels_of(job)
     if found is None:
-        return Matrix(job=job, report=None, known=known)
+        return Matrix(job=job, labels=labels, report=None, known=known)
+    label = Label(found.label)
+    labels = tuple(dict.fromkeys((label, *labels)))
     nodes = [seen for seen in found.nodes if seen.address]
     chosen = nodes[:NODES_MAX]
     places = [(seen.address, seen.port or LINK_PORT, seen.host) for seen in chosen]
@@ -72,7 +76,7 @@ async def gather(job: JobId, reports: Sequence[local.Report]) -> Matrix:
         async with asyncio.timeout(MATRIX_S):
             await asyncio.gather(*(visit(*place) for place in places))
             answers = await asyncio.gather(
-                *(_asked(job, address, visits) for address in visits),
+                *(_asked(label, address, visits) for address in visits),
             )
         for pairs, count, trouble in answers:
             failures += pairs
@@ -85,6 +89,7 @@ async def gather(job: JobId, reports: Sequence[local.Report]) -> Matrix:
             await reached.close()
     return Matrix(
         job=job,
+        labels=labels,
         report=found,
         known=known,
         hosts=tuple(sorted(v.presence.node.host for v in visits.values())),
@@ -95,7 +100,9 @@ async def gather(job: JobId, reports: Sequence[local.Report]) -> Matrix:
     )
 
 
-async def _asked(job: JobId, address: str, visits: dict[str, Visit]) -> tuple[list[Pair], int, str]:
+async def _asked(
+    label: Label, address: str, visits: dict[str, Visit]
+) -> tuple[list[Pair], int, str]:
     """What one node does not reach, of how many places; or why that is not known."""
     asker = visits[address]
     source = asker.presence.node.host
@@ -111,7 +118,7 @@ async def _asked(job: JobId, address: str, visits: dict[str, Visit]) -> tuple[li
     if not places:
         return [], 0, ""
     wanted = [place for place, _ in places.values()][:PLACES_MAX]
-    results = await asker.test(wanted, label_of(job))
+    results = await asker.test(wanted, label)
     if isinstance(results, Unreached):
         return [], 0, f"{source}: {results.reason}"
     failures = [

@@ -6,9 +6,8 @@ import msgspec
 
 from mingled import client
 from mingled.core import local
-from mingled.core.secrets import label_of
-from mingled.core.words import JobId, Label
-from mingled.errors import BadInput, MingleError
+from mingled.core.words import Label
+from mingled.errors import MingleError
 
 
 class Daemons(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,10 +26,7 @@ class Daemons(msgspec.Struct, frozen=True, kw_only=True):
         found: dict[Label, str] = {}
         for report in self.reports:
             for job in report.jobs:
-                try:
-                    found[label_of(JobId(job.job))] = job.job
-                except BadInput:
-                    continue
+                found[Label(job.label)] = job.job
         return found
 
 

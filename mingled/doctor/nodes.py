@@ -29,6 +29,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]  #: the one that was reached first
     port: int
     rungs: tuple[Rung, ...]
+    key_id: str = ""  #: of its cluster key; empty: it did not say
     own: bool  #: of this machine
     presence: Presence | None = None
     why: str = ""
@@ -81,6 +82,7 @@ def with_own(found: Sequence[Found], local: Daemons) -> list[Found]:
                 host=report.host,
                 addresses=tuple(text.split()[-1] for text in report.addresses if text),
                 port=report.link_port,
+                key_id=report.key_ids[0],
                 rungs=(),
             )
             for report in local.reports
@@ -140,6 +142,7 @@ def seen_of(found: Found, *, own: bool, why: str = "", visit: Visit | None = Non
             addresses=distinct(found.addresses),
             port=found.port,
             rungs=found.rungs,
+            key_id=found.key_id,
             own=own,
             why=why,
         )
@@ -151,6 +154,7 @@ def seen_of(found: Found, *, own: bool, why: str = "", visit: Visit | None = Non
         addresses=distinct((*reached, *card.addresses)),
         port=card.port,
         rungs=found.rungs,
+        key_id=found.key_id,
         own=own,
         presence=visit.presence,
         answered_s=visit.took_s,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from mingled.core.peers import parse_peer
 from mingled.core.reach import bare
-from mingled.core.secrets import label_of
 from mingled.core.words import JobId, Label
 from mingled.doctor import (
     checks_firewall,
@@ -27,6 +26,7 @@ from mingled.doctor.gathered import Beside, Gathered, Missing
 from mingled.doctor.here import Daemons, daemons
 from mingled.doctor.model import Finding, failed
 from mingled.doctor.ports import Ports, real
+from mingled.doctor.realms import labels_of
 from mingled.doctor.visit import Unreached, Visit, hail
 from mingled.edges.presence import Found, find_nodes
 from mingled.errors import MingleError
@@ -46,6 +46,7 @@ CHECKS: dict[str, Check] = {
     "interfaces": checks_here.interfaces,
     "nodes": checks_nodes.nodes,
     "version": checks_nodes.version,
+    "key": checks_nodes.key,
     "subnet": checks_nodes.subnet,
     "multicast": checks_udp.multicast,
     "mdns": checks_udp.mdns,
@@ -84,7 +85,7 @@ async def run(
         gathered = await gather(local, peers, ports=ports)
     else:
         gathered, matrix = await asyncio.gather(
-            gather(local, peers, (label_of(job),), ports=ports),
+            gather(local, peers, labels_of(job), ports=ports),
             gather_job.gather(job, local.reports),
         )
     findings = judge(gathered)

@@ -4,7 +4,6 @@ Bounded in time; what goes wrong is a text, since an unreachable daemon is a fin
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -14,6 +13,7 @@ import msgspec
 
 from mingled.core.codec import encode
 from mingled.core.messages import (
+    FRAME_SIZE_BYTES_MAX,
     LABELS_MAX,
     PLACES_MAX,
     Hail,
@@ -28,16 +28,13 @@ from mingled.core.messages import (
     peer_decoder,
 )
 from mingled.core.reach import scoped
-from mingled.core.secrets import label_of
-from mingled.core.words import JobId, Label
-from mingled.edges.peers import Stream, race
+from mingled.core.words import Label
+from mingled.doctor.realms import held, passes
+from mingled.edges.peers import race
 from mingled.errors import BadInput
 from mingled.net.dialing import local_end
+from mingled.net.tls import Channel
 from mingled.net.udp import interface_name
-
-LABEL: Label = label_of(JobId("mingled presence"))
-"""Of questions about a node, which belong to no job. The name is no secret and need be none: only
-what everybody may know is told."""
 
 ANSWER_S = 4.0
 """For a Presence or a port."""
@@ -60,6 +57,8 @@ NOWHERE = "192.0.2.1"
 NOWHERE_TIMES = 200
 """An answer of about 25 KiB comes of it."""
 
+HUNG_UP = "it hung up; it may be of an older version"
+
 M = TypeVar("M", bound=Message)
 
 
@@ -72,11 +71,11 @@ class Unreached(msgspec.Struct, frozen=True):
 class Visit:
     """A link to one daemon, of `hail`. A context manager; one question at a time."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._reader, self._writer = stream
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         #: The address that was reached, link-local ones with scope; and our own end.
-        self.address = _scoped(self._writer.get_extra_info("peername"))
-        self.here = local_end(_scoped(self._writer.get_extra_info("sockname")))
+        self.address = _scoped(channel.peername)
+        self.here = local_end(_scoped(channel.sockname))
         self.presence: Presence
         self.ahead_s = 0.0  #: its clock, compared with ours
         self.took_s = 0.0  #: for its answer
@@ -93,9 +92,9 @@ class Visit:
         await self.close()
 
     async def close(self) -> None:
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        self._channel.finish()
+        self._channel.close()
+        await self._channel.wait_closed()
 
     async def test(
         self, places: Sequence[Place], label: Label | None = None
@@ -132,16 +131,15 @@ class Visit:
     async def _converse(self, line: bytes, kind: type[M], within_s: float) -> M | Unreached:
         try:
             async with asyncio.timeout(within_s):
-                self._writer.write(line)
-                await self._writer.drain()
-                while True:
-                    answer = peer_decoder.decode(await self._reader.readuntil(b"\n"))
+                self._channel.write(line)
+                await self._channel.drain()
+                while said := await self._channel.readline(FRAME_SIZE_BYTES_MAX):
+                    answer = peer_decoder.decode(said)
                     if isinstance(answer, kind):
                         return answer
+                return Unreached(HUNG_UP)
         except TimeoutError:
             return Unreached(f"connected, but no answer within {within_s:g} s")
-        except asyncio.IncompleteReadError:
-            return Unreached("it hung up; it may be of an older version")
         except (asyncio.LimitOverrunError, BadInput) as error:
             return Unreached(f"what answers there is no mingled of this version: {error}")
         except OSError as error:
@@ -167,11 +165,17 @@ async def hail(
     these jobs it has. The visit is to be closed. `clock`: the wall's, that the daemon's is compared
     with."""
     question = Hail(labels=tuple(labels[:LABELS_MAX]))
-    try:
-        stream = await race(addresses, port, LABEL)
-    except (OSError, ValueError) as error:
-        return Unreached(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-    visit = Visit(stream)
+    channel: Channel | None = None
+    reason = ""
+    for pass_ in passes():  # the first is the one that daemons present; while keys change, another
+        try:
+            channel = await race(addresses, port, pass_)
+            break
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if channel is None:
+        return Unreached(f"{reason} ({held().trouble})" if held().trouble else reason)
+    visit = Visit(channel)
     try:
         asked_s = clock()
         presence = await visit.ask(question, Presence, ANSWER_S)

@@ -301,6 +301,13 @@ class Mdns:
 
     # ------------------------------------------------------------ who is there
 
+    def introduce_as(self, identity: Identity) -> None:
+        """From now on."""
+        self._identity = identity
+        if self._presence is not None:
+            self._absent()
+            self._present(self._addresses or ())
+
     def _present(self, addresses: Sequence[Address]) -> None:
         if self._identity is None or self._zeroconf is None:
             return
@@ -308,13 +315,17 @@ class Mdns:
             NODE_TYPE,
             f"{self._identity.node}.{NODE_TYPE}",
             port=self._identity.port,
-            properties={"v": "1", "h": self._identity.host},
+            properties={"v": "1", "h": self._identity.host, **self._key_id()},
             server=self._server,
             host_ttl=NODE_TTL_S,
             other_ttl=NODE_TTL_S,
             parsed_addresses=list(unscoped(a.address for a in addresses)[:ADDRESSES_MAX]),
         )
         self._zeroconf.zeroconf.registry.async_add(self._presence)
+
+    def _key_id(self) -> dict[str, str]:
+        key_id = self._identity.key_id if self._identity is not None else ""
+        return {"k": key_id} if key_id else {}
 
     def _absent(self) -> None:
         if self._presence is not None and self._zeroconf is not None:

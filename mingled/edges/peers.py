@@ -1,7 +1,6 @@
-"""The peer link: TCP between daemons, one JSON line a message. Decides nothing.
+"""The peer link: TLS over TCP between daemons, one JSON line a message. Decides nothing.
 
-`dial` and `serve` are the only places that open a byte stream, each told the job's label: the seam
-at which the link's encryption goes in.
+A link belongs to one realm, which both ends have shown to be in before the core hears of it.
 """
 
 from __future__ import annotations
@@ -9,18 +8,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from mingled.core import events
 from mingled.core.codec import encode
 from mingled.core.events import Address
 from mingled.core.messages import FRAME_SIZE_BYTES_MAX, Message, peer_decoder
+from mingled.core.secrets import Realm
 from mingled.core.words import Label
 from mingled.errors import BadInput, DaemonError
 from mingled.net.dialing import connect, local_end, persist, try_anew
 from mingled.net.listening import listen
+from mingled.net.tls import Channel, NotOurs, Pass, Vault, accept
+from mingled.net.tls import dial as secure
 
 STAGGER_S = 0.25
 """RFC 8305, Connection Attempt Delay: the next address is tried this long after the one before."""
@@ -35,6 +39,20 @@ ANEW_S = 0.5
 """A fresh connection is tried beside the one that waits: the kernel would repeat a lost SYN after
 1 s, and after 2 s more."""
 
+SHAKE_ANEW_S = 1.0
+"""... and one beside it whose handshake has not come to its end: that takes two round trips and a
+few ms, and lost packets of it are repeated by the kernel with growing pauses."""
+
+HANDSHAKE_S = 5.0
+"""A client has this long to show who it is."""
+
+HANDSHAKES_MAX = 1_024
+"""Clients that have not: whoever came first goes, and comes again if it is one of ours. Each costs
+a descriptor and some KiB; a thousand followers may knock at once."""
+
+WARM_AFTER_S = 0.02
+"""Most participants wait for others; whoever does not is served first."""
+
 UNSENT_BYTES_MAX = 64 * 1024 * 1024
 """A peer that does not read is hung up on before it costs more memory than this."""
 
@@ -44,7 +62,7 @@ LAST_WORD_S = 5.0
 PORTS_TRIED = 64
 """A busy link port moves on to the next, at most this far."""
 
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+log = logging.getLogger(__name__)
 
 
 class Unreached(OSError):
@@ -56,39 +74,38 @@ class Unreached(OSError):
         self.answered = answered
 
 
+class _Knock(NamedTuple):
+    """Somebody who has connected and not shown yet who it is."""
+
+    task: asyncio.Task[None]
+    writer: asyncio.StreamWriter
+
+
 _HOST_ANSWERED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE})
 """All else is what the kernel gave up on, or what something on the way has said."""
 
 
 def _answered(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in _HOST_ANSWERED
-
-
-async def dial(address: str, port: int, label: Label, sources: Sequence[Address] = ()) -> Stream:
-    """One connection to one address, from one of `sources` if any are given, no longer than
-    CONNECT_S. Raises `OSError`."""
-    del label  # names the job to the encryption layer
-
-    async def attempt() -> Stream:
-        sock = await connect(address, port, sources)
-        return await asyncio.open_connection(sock=sock, limit=FRAME_SIZE_BYTES_MAX)
-
-    stream = await try_anew(
-        attempt,
-        lambda late: late[1].close(),
-        every_s=ANEW_S,
-        within_s=CONNECT_S,
+    return isinstance(error, NotOurs) or (
+        isinstance(error, OSError) and error.errno in _HOST_ANSWERED
     )
-    persist(stream[1].get_extra_info("socket"))
-    return stream
 
 
-async def serve(
-    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-    sock: socket.socket,
-) -> asyncio.Server:
-    """Accept connections on `sock`."""
-    return await asyncio.start_server(accept, sock=sock, limit=FRAME_SIZE_BYTES_MAX)
+async def dial(address: str, port: int, pass_: Pass, sources: Sequence[Address] = ()) -> Channel:
+    """One connection to one address, from one of `sources` if any are given, no longer than
+    CONNECT_S. Raises `NotOurs` where somebody else answers, and `OSError`."""
+
+    async def attempt() -> Channel:
+        sock = await try_anew(
+            lambda: connect(address, port, sources),
+            socket.socket.close,
+            every_s=ANEW_S,
+            within_s=CONNECT_S,
+        )
+        persist(sock)
+        return await secure(*await asyncio.open_connection(sock=sock), pass_)
+
+    return await try_anew(attempt, Channel.close, every_s=SHAKE_ANEW_S, within_s=CONNECT_S)
 
 
 def bind(port: int) -> socket.socket:
@@ -118,22 +135,26 @@ class Peers:
 
     def __init__(self, emit: Callable[[events.Event], None]) -> None:
         self._emit = emit
-        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._vault = Vault()
+        self._channels: dict[int, Channel] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._knocks: dict[int, _Knock] = {}
         self._stuck: set[int] = set()  #: hung up on by us, as nothing was read there
         self._accepted = 0
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket) -> None:
-        self._server = await serve(self._accept, sock)
+        self._server = await asyncio.start_server(self._accept, sock=sock)
 
     async def close(self) -> None:
         """What was sent still goes out."""
         if self._server is not None:
             self._server.close()
-        for link in list(self._writers):
+        for knock in self._knocks.values():
+            knock.task.cancel()
+        for link in list(self._channels):
             self.close_link(link)
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *(knock.task for knock in self._knocks.values())]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -142,6 +163,17 @@ class Peers:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # ------------------------------------------------------------ actions
+
+    def trust(self, realm: Realm, *, soon: bool = False) -> None:
+        """From now on, whoever shows to be in this realm is let in. `soon`: make what the first
+        link needs before that is asked for."""
+        self._vault.trust(realm)
+        if soon:
+            asyncio.get_running_loop().call_later(WARM_AFTER_S, self._vault.warm, realm.label)
+
+    def distrust(self, label: Label) -> None:
+        """No longer; links that stand go on."""
+        self._vault.distrust(label)
 
     def open_link(
         self,
@@ -155,24 +187,23 @@ class Peers:
         self._tasks[link] = task
 
     def send(self, link: int, message: Message) -> None:
-        writer = self._writers.get(link)
-        if writer is None or writer.transport.is_closing():
+        channel = self._channels.get(link)
+        if channel is None or channel.closing:
             return  # its end is, or will be, an event of its own
-        if writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+        if channel.unsent_bytes > UNSENT_BYTES_MAX:
             self._stuck.add(link)
-            writer.transport.abort()
+            channel.abort()
             return
-        writer.write(encode(message))
+        channel.write(encode(message))
 
     def close_link(self, link: int) -> None:
         """What was sent before still goes out: until the other side has hung up, too, we listen.
         If we did not, its next frame would be answered with RST, and what was lost on the way and
         is to be sent again would be forgotten."""
-        writer = self._writers.pop(link, None)
-        if writer is not None:
-            with contextlib.suppress(OSError, RuntimeError):  # it is closing already
-                writer.write_eof()
-            asyncio.get_running_loop().call_later(LAST_WORD_S, writer.close)
+        channel = self._channels.pop(link, None)
+        if channel is not None:
+            channel.finish()
+            asyncio.get_running_loop().call_later(LAST_WORD_S, channel.close)
         elif link in self._tasks:
             self._tasks.pop(link).cancel()
 
@@ -187,46 +218,54 @@ class Peers:
         sources: Sequence[Address],
     ) -> None:
         try:
-            reader, writer = await race(addresses, port, label, sources)
-            local, remote = _ends(writer)
+            channel = await race(addresses, port, self._vault.of(label), sources)
+            local, remote = _ends(channel)
         except Exception as error:  # whatever it is, the core must not wait for ever
             self._tasks.pop(link, None)
-            reason = str(error) or type(error).__name__
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             answered = isinstance(error, Unreached) and error.answered
             self._emit(events.LinkFailed(link=link, reason=reason, answered=answered))
             return
-        self._writers[link] = writer
+        self._channels[link] = channel
         self._emit(events.LinkOpened(link=link, local=local, remote_address=remote))
-        await self._read(link, reader, writer)
+        await self._read(link, channel)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            local, remote = _ends(writer)
-        except OSError:  # gone again already
-            writer.close()
-            return
+        task = asyncio.current_task()
+        assert task is not None
         persist(writer.get_extra_info("socket"))
         self._accepted += 2
         link = self._accepted
-        self._writers[link] = writer
-        task = asyncio.current_task()
-        assert task is not None
+        if len(self._knocks) >= HANDSHAKES_MAX:
+            first = self._knocks.pop(next(iter(self._knocks)))
+            first.writer.transport.abort()
+        self._knocks[link] = _Knock(task, writer)
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                channel, label = await accept(reader, writer, self._vault)
+            local, remote = _ends(channel)
+        except (OSError, ValueError) as error:  # TimeoutError, too: it is none of ours
+            log.debug("a client on the peer link was not let in: %s", error)
+            writer.close()
+            return
+        except BaseException:
+            writer.close()
+            raise
+        finally:
+            self._knocks.pop(link, None)
+        self._channels[link] = channel
         self._tasks[link] = task
-        self._emit(events.LinkAccepted(link=link, local=local, remote_address=remote))
-        await self._read(link, reader, writer)
+        accepted = events.LinkAccepted(link=link, local=local, remote_address=remote, label=label)
+        self._emit(accepted)
+        await self._read(link, channel)
 
-    async def _read(
-        self, link: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _read(self, link: int, channel: Channel) -> None:
         reason, answered = "hung up", True
         try:
-            while True:
-                line = await reader.readuntil(b"\n")
-                if link in self._writers:  # else we have closed it, and only wait for the end
+            while line := await channel.readline(FRAME_SIZE_BYTES_MAX):
+                if link in self._channels:  # else we have closed it, and only wait for the end
                     message = peer_decoder.decode(line)
                     self._emit(events.FrameReceived(link=link, message=message))
-        except asyncio.IncompleteReadError:
-            pass
         except asyncio.LimitOverrunError:
             reason = f"sent a line longer than {FRAME_SIZE_BYTES_MAX} bytes"
         except BadInput as error:
@@ -238,34 +277,33 @@ class Peers:
                 self._stuck.discard(link)
                 reason, answered = f"left {UNSENT_BYTES_MAX} bytes unread", False
             self._tasks.pop(link, None)
-            ours = self._writers.pop(link, None) is not None
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            ours = self._channels.pop(link, None) is not None
+            channel.close()
+            await channel.wait_closed()
         if ours:
             self._emit(events.LinkClosed(link=link, reason=reason, answered=answered))
 
 
-def _ends(writer: asyncio.StreamWriter) -> tuple[Address, str]:
-    sockname, peername = writer.get_extra_info("sockname"), writer.get_extra_info("peername")
+def _ends(channel: Channel) -> tuple[Address, str]:
+    sockname, peername = channel.sockname, channel.peername
     if not sockname or not peername:  # reset before asyncio could ask
-        writer.close()
+        channel.close()
         raise Unreached(errno.ENOTCONN, "connected, and reset at once", answered=True)
-    return local_end(sockname[0]), _plain(peername[0])
+    return local_end(str(sockname[0])), _plain(str(peername[0]))
 
 
 async def race(
-    addresses: Sequence[str], port: int, label: Label, sources: Sequence[Address] = ()
-) -> Stream:
+    addresses: Sequence[str], port: int, pass_: Pass, sources: Sequence[Address] = ()
+) -> Channel:
     """RFC 8305 over one leader's addresses, best first. Raises `Unreached`."""
     if not addresses:
         raise Unreached(errno.EADDRNOTAVAIL, "the advert names no address", answered=False)
-    attempts: list[asyncio.Task[Stream]] = []
-    winner: asyncio.Task[Stream] | None = None
-    taken: asyncio.Task[Stream] | None = None
+    attempts: list[asyncio.Task[Channel]] = []
+    winner: asyncio.Task[Channel] | None = None
+    taken: asyncio.Task[Channel] | None = None
     try:
         for address in addresses:
-            attempts.append(asyncio.create_task(dial(address, port, label, sources)))
+            attempts.append(asyncio.create_task(dial(address, port, pass_, sources)))
             winner = await _first(attempts, STAGGER_S)
             if winner is not None:
                 break
@@ -287,8 +325,8 @@ async def race(
 
 
 async def _first(
-    attempts: Sequence[asyncio.Task[Stream]], wait_s: float | None
-) -> asyncio.Task[Stream] | None:
+    attempts: Sequence[asyncio.Task[Channel]], wait_s: float | None
+) -> asyncio.Task[Channel] | None:
     """The best attempt that has succeeded, as soon as one has; None if all failed or time is up."""
     loop = asyncio.get_running_loop()
     until = None if wait_s is None else loop.time() + wait_s
@@ -303,12 +341,12 @@ async def _first(
         await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _discard(attempt: asyncio.Task[Stream]) -> None:
+def _discard(attempt: asyncio.Task[Channel]) -> None:
     if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result()[1].close()
+        attempt.result().close()
 
 
-def _reasons(addresses: Sequence[str], port: int, attempts: Sequence[asyncio.Task[Stream]]) -> str:
+def _reasons(addresses: Sequence[str], port: int, attempts: Sequence[asyncio.Task[Channel]]) -> str:
     words = []
     for address, attempt in zip(addresses, attempts, strict=False):
         error = attempt.exception() if attempt.done() and not attempt.cancelled() else None

@@ -17,7 +17,7 @@ import msgspec
 from zeroconf import DNSQuestionType, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from mingled.core.datagrams import BROADCAST_PORT, Here, Who, scoped
+from mingled.core.datagrams import BROADCAST_PORT, KEY_ID_CHARS_MAX, Here, Who, scoped
 from mingled.core.events import Address, Rung
 from mingled.core.messages import ADDRESSES_MAX, HOST_CHARS_MAX
 from mingled.core.peers import parse_peer
@@ -45,6 +45,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     addresses: tuple[str, ...]  #: usable from here; the one that it answered from comes first
     port: int  #: of its peer link
+    key_id: str = ""  #: of its cluster key; empty: it did not say
     rungs: tuple[Rung, ...]  #: by which it was found
 
 
@@ -137,12 +138,14 @@ class _Seeker:
         if not await info.async_request(zeroconf, 3_000, DNSQuestionType.QM) or not info.port:
             return
         host = (info.decoded_properties.get("h") or "")[:HOST_CHARS_MAX]
+        key_id = (info.decoded_properties.get("k") or "")[:KEY_ID_CHARS_MAX]
         self.add(
             Found(
                 node=node,
                 host=host if host.isprintable() else "",
                 addresses=usable(info.parsed_scoped_addresses(), only_interface)[:ADDRESSES_MAX],
                 port=info.port,
+                key_id=key_id if key_id.isprintable() else "",
                 rungs=("mdns",),
             )
         )
@@ -169,6 +172,7 @@ class _Seeker:
                     host=here.host,
                     addresses=addresses,
                     port=here.port,
+                    key_id=here.key_id,
                     rungs=("peers",) if here.by == "unicast" else ("broadcast",),
                 )
             )

@@ -20,6 +20,7 @@ from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import TUNING, check_interfaces, defaults, environment
 from mingled.frameworks.scheduled import Arguments, arguments
+from mingled.frameworks.secrets import secrets
 from mingled.frameworks.software import software
 from mingled.net.gpus import processes
 from mingled.wording import clean, endpoint, released_lines, split_warning, waiting_line
@@ -191,6 +192,12 @@ def _listed(job: str, name: str, value: str | None, env: Mapping[str, str]) -> t
     return listed([env.get(f"MINGLE_{name.upper()}", "") if value is None else value])
 
 
+def _path(job: str, value: str | None) -> str:
+    if value is not None and not isinstance(value, str | os.PathLike):
+        raise BadInput(f"job {job}: mingled.join(secret_file={value!r}): want the path of a file")
+    return "" if value is None else os.fspath(value)
+
+
 def join(
     job: str | None = None,
     *,
@@ -207,6 +214,7 @@ def join(
     subnet: str | None = None,
     peers: str | None = None,
     require_same: str | None = None,
+    secret_file: str | None = None,
     open_store: client.OpenStore | None = None,
 ) -> DdpConfig:
     """Take part in a job, wait until everybody is here, and return this participant's config.
@@ -232,6 +240,9 @@ def join(
     `require_same` names what must be the same for all: python, torch, cuda, nccl, driver, git
     (commit), cmd, script, or all; a list with commas between (`MINGLE_REQUIRE_SAME`). Whoever comes
     with another is refused, and where nothing is required, a difference is a warning.
+
+    `secret_file` is the path of a file that every participant has (`MINGLE_SECRET_FILE`): only who
+    knows it, beside the job ID and the cluster key, gets in.
 
     `open_store(address) -> port` has this participant, should it become rank 0, open the store
     itself before the round is sealed, for others to reach at this address, and say its port, which
@@ -275,6 +286,7 @@ def join(
             "out, or give a range"
         )
     given = defaults(os.environ)
+    secret, key_id = secrets(_path(job, secret_file), given)
     request = msgspec.structs.replace(
         request,
         timeout_s=timeout,
@@ -288,6 +300,8 @@ def join(
             _listed(job, "require_same", require_same, given), f"job {job}: mingled.join: "
         ),
         store=open_store is not None,
+        secret=secret,
+        key_id=key_id,
     )
     if request.compares:
         request = msgspec.structs.replace(request, software=software(None, Path()))

@@ -19,6 +19,7 @@ from mingled.core.words import Form, JobId
 from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
 from mingled.frameworks.membership import BEAT_S
+from mingled.frameworks.secrets import secrets
 from mingled.wording import split_warning
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ OURS: dict[str, str] = {
     "subnet": "... or what lies in these subnets, `+` between",
     "peers": "hosts to ask where multicast does not reach, or a DNS name of them all, `+` between",
     "require_same": "what must be the same for all, `+` between: torch, git, ...",
+    "secret_file": "path of a file that every agent has; nobody gets in without",
     "any_user": "true: other users' agents are welcome",
     "wait": "false: refuse, where a round runs already, instead of waiting for the next",
 }
@@ -88,6 +90,7 @@ def join_of(parameters: RendezvousParameters) -> Join:
     interfaces = conf.listed("interface")
     if parameters.local_addr and not interfaces:
         interfaces = local_addresses(job, parameters.local_addr)
+    secret, key_id = secrets(conf.text("secret_file"), conf.environ)
     return Join(
         job=job,
         form=Form.LAUNCHER,
@@ -105,6 +108,8 @@ def join_of(parameters: RendezvousParameters) -> Join:
         subnets=conf.listed("subnet"),
         heartbeat_s=BEAT_S,
         require_same=wanted(conf.listed("require_same"), f"job {job}: "),
+        secret=secret,
+        key_id=key_id,
     )
 
 
@@ -114,7 +119,7 @@ class _Conf:
     def __init__(self, job: JobId, values: Mapping[str, Any]) -> None:
         self._job = job
         self._values = values
-        self._environ = defaults(os.environ)
+        self.environ = defaults(os.environ)
         unknown = [key for key in values if key not in OURS and key not in TORCHS]
         if unknown:
             raise BadInput(
@@ -153,11 +158,14 @@ class _Conf:
         """Else as `MINGLE_INTERFACE`, `MINGLE_PEERS` and the like say."""
         value = self._values.get(key)
         if value is None:
-            return listed([self._environ.get(f"MINGLE_{key.upper()}", "")])
+            return listed([self.environ.get(f"MINGLE_{key.upper()}", "")])
         found = listed([str(value).replace("+", " ")])
         if not found:
             raise self._bad(key, "there is nothing in it; is a shell variable not set?")
         return found
+
+    def text(self, key: str) -> str:
+        return str(self._values.get(key, ""))
 
     def _bad(self, key: str, want: str) -> BadInput:
         return BadInput(f"job {self._job}: --rdzv-conf {key}={self._values[key]}: {want}")

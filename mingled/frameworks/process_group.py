@@ -60,6 +60,7 @@ def init_process_group(
     subnet: str | None = None,
     peers: str | None = None,
     require_same: str | None = None,
+    secret_file: str | None = None,
 ) -> DdpConfig:
     """`torch.distributed.init_process_group` for a job: wait until all are here, then make the
     default process group. Returns who this process is, as `mingled.join` does.
@@ -91,6 +92,7 @@ def init_process_group(
         "subnet": subnet,
         "peers": peers,
         "require_same": require_same,
+        "secret_file": secret_file,
     }
     config, store = _meet(job, wait_s, options)
     store.set_timeout(dist.default_pg_timeout if group_s is None else timedelta(seconds=group_s))
@@ -130,7 +132,7 @@ def rendezvous(
 
     What else the URL may say is what `mingled.join` takes for one process: `rank`, `timeout` (in
     seconds, for the wait; without it torch's), `any_user`, `wait`, `interface`, `subnet`, `peers`,
-    `require_same`.
+    `secret_file`.
 
     Raises `ValueError` for a URL that cannot work and `torch.distributed.DistError` for the rest,
     with our own error as the cause.

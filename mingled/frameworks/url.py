@@ -35,6 +35,7 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
     "subnet": (str, ""),
     "peers": (str, ""),
     "require_same": (str, ""),
+    "secret_file": (str, ""),
 }
 """Each parameter: what reads it, and what it wants to be."""
 

@@ -127,6 +127,10 @@ class Datagrams:
     def host(self) -> str:
         return self._identity.host if self._identity else "this machine"
 
+    def introduce_as(self, identity: Identity) -> None:
+        """From now on; the node stays."""
+        self._identity = identity
+
     def subscribe(self, arrived: Callable[[Arrival], None]) -> None:
         """Called with every datagram of others that decodes, in the loop's thread."""
         self._subscribers.append(arrived)
@@ -281,6 +285,7 @@ class Datagrams:
                 by=arrival.means,
                 host=self._identity.host,
                 port=self._identity.port,
+                key_id=self._identity.key_id,
                 addresses=tuple(a.address for a in self._addresses[:ADDRESSES_MAX]),
             )
             self.send(here, arrival.host, arrival.port)

@@ -163,8 +163,13 @@ def local_end(sockname: str) -> Address:
 
 
 def persist(sock: socket.socket) -> None:
-    """Repeat lost packets of this connection soon, as far as the kernel can."""
-    for option, value in ((TCP_THIN_LINEAR_TIMEOUTS, 1), (TCP_RTO_MAX_MS, RTO_MAX_MS)):
+    """Send at once, and repeat lost packets of this connection soon, as far as the kernel can."""
+    # asyncio sets TCP_NODELAY only where the socket was made with its protocol's number.
+    for option, value in (
+        (socket.TCP_NODELAY, 1),
+        (TCP_THIN_LINEAR_TIMEOUTS, 1),
+        (TCP_RTO_MAX_MS, RTO_MAX_MS),
+    ):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 

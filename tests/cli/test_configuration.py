@@ -21,6 +21,7 @@ interface = ["eth0", "ib0"]
 subnet = "10.0.0.0/24"
 peers = "gpu1, head.lab.example"
 discovery = ["peers"]
+key_file = "/etc/mingled/other-key"
 log_level = "debug"
 """
 
@@ -41,6 +42,7 @@ def test_every_key_is_a_default_of_an_option(file: Path) -> None:
         "subnets": ("10.0.0.0/24",),
         "peers": ("gpu1", "head.lab.example"),
         "discovery": ("peers",),
+        "key_file": "/etc/mingled/other-key",
         "log_level": "debug",
     }
     assert set(found) <= {parameter.name for parameter in command.params}

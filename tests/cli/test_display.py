@@ -159,9 +159,21 @@ def test_the_roster_line_names_each_node_once() -> None:
 @pytest.mark.parametrize(
     ("word", "form", "line"),
     [
-        (gone("lost"), Form.LAUNCHER, "gpu2 (10.0.0.2, node rank 1) lost just now: exit 1"),
-        (gone("lost", ago_s=0.99), Form.PROCESS, "gpu2 (10.0.0.2, rank 1) lost just now: exit 1"),
-        (gone("lost", ago_s=4.4), Form.PLAIN, "gpu2 (10.0.0.2, rank 1) lost 4 s ago: exit 1"),
+        (
+            gone("lost"),
+            Form.LAUNCHER,
+            "gpu2 (10.0.0.2, node rank 1) lost just now in round 1: exit 1",
+        ),
+        (
+            gone("lost", ago_s=0.99),
+            Form.PROCESS,
+            "gpu2 (10.0.0.2, rank 1) lost just now in round 1: exit 1",
+        ),
+        (
+            gone("lost", ago_s=4.4),
+            Form.PLAIN,
+            "gpu2 (10.0.0.2, rank 1) lost 4 s ago in round 1: exit 1",
+        ),
         (gone("left"), Form.PROCESS, ""),
         (gone("running"), Form.PROCESS, "gpu2 (10.0.0.2, rank 1) is watched again"),
         (
@@ -201,7 +213,7 @@ def test_the_released_line_names_the_place_and_the_time() -> None:
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "\0", "\x7f", "\u2028", "\ud800"])
-def test_nothing_from_elsewhere_paints_the_terminal(text: str) -> None:
+def test_fault_38_nothing_from_elsewhere_paints_the_terminal(text: str) -> None:
     assert clean(text).isprintable()
     assert clean(f"gpu1 (näher), 日本: {text}").startswith("gpu1 (näher), 日本: ")
     shown = waiting_line(progress(text, leader=text, note=text), Form.PROCESS)

@@ -93,7 +93,7 @@ def test_the_ports_of_the_daemons_configuration(
     assert isinstance(say(monkeypatch, asked, [PASSED]).exception, BadInput)
 
 
-def test_nothing_from_elsewhere_paints_the_terminal(
+def test_fault_38_nothing_from_elsewhere_paints_the_terminal(
     monkeypatch: pytest.MonkeyPatch, asked: Asked
 ) -> None:
     evil = failed("nodes", "gpu\x1b[2J2 is\nup", "run \x1b]0;x\x07 it")

@@ -205,7 +205,7 @@ def test_only_a_terminal_gets_bold_titles(
     assert bold in plain
 
 
-def test_text_from_elsewhere_cannot_paint(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fault_38_text_from_elsewhere_cannot_paint(capsys: pytest.CaptureFixture[str]) -> None:
     bad = "\x1b[2J\r"
     print_blocks([Block(bad, True, bad, [(bad, bad)])])
     print_blocks([])

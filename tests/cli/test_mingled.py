@@ -73,7 +73,9 @@ def test_a_terminal_that_closes_does_not_end_it(daemon: Running) -> None:
     assert report.pid == daemon.process.pid
 
 
-def test_a_second_one_is_refused_and_the_first_unharmed(daemon: Running, path: Path) -> None:
+def test_fault_45_a_second_one_is_refused_and_the_first_unharmed(
+    daemon: Running, path: Path
+) -> None:
     with Running(WAIT, "--job", JOB, "--world-size", "2", "--", "true") as waiting:
         waiting.until("1/2 here")
         second = subprocess.run(
@@ -184,7 +186,7 @@ def test_a_socket_without_permission_is_said_aloud(
 
 
 @AS_ANOTHER
-def test_a_job_of_another_user(daemon: Running) -> None:
+def test_fault_07_a_job_of_another_user(daemon: Running) -> None:
     with Running(WAIT, "--job", JOB, "--world-size", "2", "--", "true") as waiting:
         waiting.until("1/2 here")
         join = local.Join(job=JobId(JOB), form=Form.PROCESS, size_min=2, size_max=2)

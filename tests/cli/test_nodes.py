@@ -103,7 +103,7 @@ def test_an_output_that_cannot_be_written_is_one_sentence(how: str, words: str) 
     assert "Exception ignored" not in done.stderr
 
 
-def test_a_hosts_name_cannot_paint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_38_a_hosts_name_cannot_paint(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = msgspec.structs.replace(SEEN, host="gpu\x1b[2J")
     assert "\x1b" not in say(monkeypatch, found(evil)).stdout
 

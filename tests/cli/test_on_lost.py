@@ -17,7 +17,7 @@ from .fake_daemon import JOB, RESTART, SERVES, THREE, FakeDaemon, gone, ready, s
 from .running import BIN, WAIT, Running
 
 PREFIX = f"mingle-wait: job {JOB}: "
-LOST = f"{PREFIX}gpu3 (10.0.0.3, node rank 2) lost 4 s ago: no sign of life; "
+LOST = f"{PREFIX}gpu3 (10.0.0.3, node rank 2) lost 4 s ago in round 1: no sign of life; "
 
 ENDS_7 = f"trap 'echo TERM; exit 7' TERM; {SERVES}"
 DEAF = f"trap '' TERM; {SERVES}"
@@ -65,7 +65,9 @@ def test_in_the_process_form_a_rank_is_named(daemon: FakeDaemon) -> None:
     with Running(WAIT, *words, env=daemon.environ()) as waiting:
         served, _ = daemon.join()
         served.say(ready(form=Form.PROCESS), gone(ago_s=0.3))
-        waiting.until("gpu3 (10.0.0.3, rank 2) lost just now: no sign of life; training will hang")
+        waiting.until(
+            "gpu3 (10.0.0.3, rank 2) lost just now in round 1: no sign of life; training will hang"
+        )
         waiting.say("go")
         daemon.leave()
         assert waiting.end() == 0
@@ -86,7 +88,10 @@ def test_stop_ends_cmd_and_is_no_loss_to_the_others(daemon: FakeDaemon) -> None:
         assert waiting.end() == 88
     *_, told, sentence = waiting.err.splitlines()
     assert told == f"{LOST}stops CMD"
-    assert f"job {JOB}: gpu3 (10.0.0.3, node rank 2) was lost, so CMD was stopped on " in sentence
+    assert (
+        f"job {JOB}: gpu3 (10.0.0.3, node rank 2) was lost in round 1, so CMD was stopped on "
+        in sentence
+    )
     assert "CMD ended with exit 7" in sentence
     assert "run the same line on every machine again, or use --on-lost restart" in sentence
 

@@ -48,7 +48,7 @@ def evaluate(
 @ANY_SHELL
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values=st.lists(VALUES, min_size=1, max_size=12))
-def test_values_arrive_as_they_are(shell: list[str], values: list[str]) -> None:
+def test_fault_38_values_arrive_as_they_are(shell: list[str], values: list[str]) -> None:
     wanted = {f"V{at}": value for at, value in enumerate(values)}
     done = evaluate(shell, assignments(wanted, [], adopt=None), "env -0")
     assert (done.returncode, done.stderr) == (0, "")

@@ -153,13 +153,13 @@ def test_text_from_elsewhere_is_shown_as_it_is(say: Say, monkeypatch: pytest.Mon
         socket=bad,
         addresses=(bad,),
         discovery=(bad,),
-        key_id="none",
+        key_ids=(bad,),
         jobs=(job,),
     )
     monkeypatch.setattr(status, "reports", lambda: [report])
     said = say("status").out
     assert all(line.isprintable() for line in said.split("\n"))
-    assert said.count(shown) == 14
+    assert said.count(shown) == 15
 
 
 @pytest.mark.parametrize(

@@ -308,7 +308,7 @@ def test_a_daemon_that_dies_while_a_client_waits(runtime: Path) -> None:
     nothing_left(runtime)
 
 
-def test_two_who_ask_for_one_rank(runtime: Path) -> None:
+def test_fault_06_two_who_ask_for_one_rank(runtime: Path) -> None:
     with Running(WAIT, *PAIR, "--rank", "1", "--", "true") as first:
         first.until("1/2 here")
         with Running(WAIT, *PAIR, "--rank", "1", "--", "true") as second:
@@ -325,7 +325,7 @@ def test_two_who_ask_for_one_rank(runtime: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "word"), [(["--world-size", "3"], "3"), (["--nnodes", "2"], "nnodes")]
 )
-def test_two_who_do_not_agree(runtime: Path, flags: list[str], word: str) -> None:
+def test_fault_08_two_who_do_not_agree(runtime: Path, flags: list[str], word: str) -> None:
     with Running(WAIT, *PAIR, "--", "true") as first:
         first.until("1/2 here")
         with Running(WAIT, "--job", JOB, *flags, "--", "true") as second:
@@ -360,7 +360,7 @@ def liar(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         thread.join(PATIENCE_S)
 
 
-def test_hostile_names_do_not_paint_the_terminal(liar: list[bytes]) -> None:
+def test_fault_38_hostile_names_do_not_paint_the_terminal(liar: list[bytes]) -> None:
     bad = "\x1b]0;title\x07\x1b[2J\r\n\x9b1m"
     progress = local.Progress(
         job="bert",

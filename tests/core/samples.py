@@ -267,11 +267,12 @@ REPLIES: tuple[local.Local, ...] = (
         link_port=29400,
         addresses=("10.0.0.1",),
         discovery=("mDNS: works",),
-        key_id="none",
+        key_ids=("none",),
         up_s=3600.5,
         jobs=(
             local.Job(
                 job=JOB,
+                label=LABEL,
                 state="leading",
                 leader="gpu1",
                 leader_address="10.0.0.1",

@@ -28,7 +28,7 @@ def moves(stage: Stage, host: int, *networks: int) -> None:
     stage.world.deliver(daemon, events.AddressesChanged(addresses=left, own=own))
 
 
-def test_a_waiting_follower_that_moves_joins_again_at_once() -> None:
+def test_fault_15_a_waiting_follower_that_moves_joins_again_at_once() -> None:
     stage = two_networks(3)
     leader = stage.join(1, rank=0, size=3)
     follower = stage.join(2, rank=1, size=3)
@@ -44,7 +44,7 @@ def test_a_waiting_follower_that_moves_joins_again_at_once() -> None:
     assert ready(leader).members[1].address == "10.1.0.2"
 
 
-def test_a_leader_that_moves_is_found_again_and_advertises_no_ghost() -> None:
+def test_fault_15_a_leader_that_moves_is_found_again_and_advertises_no_ghost() -> None:
     stage = two_networks(2)
     leader = stage.join(1, rank=0, size=3)
     stage.join(2, rank=1, size=3)
@@ -73,7 +73,7 @@ def test_a_new_address_beside_the_old_one_reaches_the_leader() -> None:
     assert [s.card.addresses for s in claim.sessions.values()] == [("10.0.0.2", "10.1.0.2")]
 
 
-def test_after_the_seal_the_roster_stays_and_its_people_are_warned() -> None:
+def test_fault_16_after_the_seal_the_roster_stays_and_its_people_are_warned() -> None:
     stage = two_networks(2)
     clients = [stage.join(1, rank=0), stage.join(2, rank=1)]
     stage.wait(1.0)
@@ -155,7 +155,10 @@ def test_both_sides_are_told_of_nat() -> None:
     )
     here = Address(address="10.0.0.1", interface="eth0")
     core, now = stage.core(1), stage.world.clock.now + stage.world.daemons[0].boot
-    core.handle(events.LinkAccepted(link=1000, local=here, remote_address="10.0.0.9"), now)
+    accepted = events.LinkAccepted(
+        link=1000, local=here, remote_address="10.0.0.9", label=claim.job.label
+    )
+    core.handle(accepted, now)
     told = core.handle(events.FrameReceived(link=1000, message=join), now)
     told += core.handle(events.FrameReceived(link=1000, message=join), now)
     notices = [
@@ -198,7 +201,7 @@ def test_a_follower_learns_that_it_is_behind_nat() -> None:
 
 
 @pytest.mark.parametrize("node", ["another daemon", "nobody"])
-def test_forged_adverts_of_a_sealed_round_change_nothing(node: str) -> None:
+def test_fault_34_forged_adverts_of_a_sealed_round_change_nothing(node: str) -> None:
     """Fault 34: a stranger's datagram names other places for our leader, and then it is silent for
     a while. Whoever answers there is not it."""
     stage = Stage(3 if node == "another daemon" else 2)

@@ -32,20 +32,20 @@ from tests.core.test_messages import lines_of
         b'{"claim":"00"}',
     ],
 )
-def test_broken_lines_are_bad_input(line: bytes) -> None:
+def test_fault_36_broken_lines_are_bad_input(line: bytes) -> None:
     for decoder in (peer_decoder.decode, request_decoder.decode):
         with pytest.raises(BadInput):
             decoder(line)
 
 
 @given(st.binary(max_size=200))
-def test_noise_is_bad_input(line: bytes) -> None:
+def test_fault_36_noise_is_bad_input(line: bytes) -> None:
     with pytest.raises(BadInput):
         peer_decoder.decode(line)
 
 
 @given(st.data())
-def test_damaged_lines_are_bad_input_or_a_message(data: st.DataObject) -> None:
+def test_fault_36_damaged_lines_are_bad_input_or_a_message(data: st.DataObject) -> None:
     line = data.draw(st.sampled_from(lines_of("peer")))
     start = data.draw(st.integers(0, len(line) - 1))
     piece = data.draw(st.sampled_from([b"", b'"', b"9", b"-1", b"null", b"{", b"[]", b"\xff"]))
@@ -54,7 +54,7 @@ def test_damaged_lines_are_bad_input_or_a_message(data: st.DataObject) -> None:
         peer_decoder.decode(line[:start] + piece + line[end:])
 
 
-def test_versions() -> None:
+def test_fault_43_versions() -> None:
     major, minor = VERSION
     check_version((major, minor), "gpu2")
     check_version((major, minor + 1), "gpu2")

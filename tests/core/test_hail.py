@@ -7,7 +7,7 @@ from mingled.core.actions import Action
 from mingled.core.events import Address
 from mingled.core.hail import NOT_ALLOWED
 from mingled.core.messages import Message, Place, Tried
-from mingled.core.secrets import label_of
+from mingled.core.secrets import label_of, node_realms_of
 from mingled.core.words import JobId, Label
 from tests.core.stage import JOB, Stage
 
@@ -24,7 +24,11 @@ class Visitor:
         self.stage.join(2, rank=1, size=3)
         self.stage.wait(1.0)
         here = Address(address="10.0.0.1", interface="eth0")
-        self.handle(events.LinkAccepted(link=LINK, local=here, remote_address=ASKER))
+        (realm,) = node_realms_of()
+        accepted = events.LinkAccepted(
+            link=LINK, local=here, remote_address=ASKER, label=realm.label
+        )
+        self.handle(accepted)
 
     def handle(self, event: events.Event, later_s: float = 0.0) -> list[Action]:
         world = self.stage.world

@@ -112,7 +112,7 @@ def test_a_refusal_is_told_to_whom_it_concerns() -> None:
 
 
 @pytest.mark.parametrize("job", ["it's", "a.b", "-bert", "b" * 62])
-def test_a_job_that_makes_no_host_name_is_refused(job: str) -> None:
+def test_fault_39_a_job_that_makes_no_host_name_is_refused(job: str) -> None:
     shape: dict[str, Any] = {"form": Form.PROCESS, "size_min": 4, "size_max": 4}
     Join(job=JobId(job), **shape)
     with pytest.raises(BadInput, match="is no host name"):

@@ -77,7 +77,7 @@ def test_the_last_call_waits_for_newcomers(
 # ---------------------------------------------------------------- a running round
 
 
-def test_a_late_join_is_told_what_runs_and_waits_for_its_end() -> None:
+def test_fault_13_a_late_join_is_told_what_runs_and_waits_for_its_end() -> None:
     stage = Stage(3)
     pair = elastic(stage, 2, 2, 3)
     late = stage.join(3, size=2, size_max=3)
@@ -119,7 +119,7 @@ def test_when_the_leader_has_left_waiters_do_not_block_on_its_followers() -> Non
 
 
 @pytest.mark.parametrize("host", [1, 2, 3])
-def test_no_wait_is_refused_while_a_round_runs(host: int) -> None:
+def test_fault_13_no_wait_is_refused_while_a_round_runs(host: int) -> None:
     stage = Stage(3)
     pair = elastic(stage, 2, 2, 2)
     hasty = stage.join(host, size=2, wait=False)
@@ -189,7 +189,7 @@ def test_a_survivor_that_leaves_is_not_waited_for() -> None:
     assert ready(newer[0]).nnodes == 1
 
 
-def test_the_leaders_loss_elects_another_and_ranks_are_kept() -> None:
+def test_fault_03_the_leaders_loss_elects_another_and_ranks_are_kept() -> None:
     stage = Stage(4)
     clients = elastic(stage, 4, 3, 4)
     leader = leader_of(clients)
@@ -300,7 +300,7 @@ def failed_after(client: Client) -> str:
 # ---------------------------------------------------------------- whose job is it?
 
 
-def test_another_user_is_refused_with_both_names() -> None:
+def test_fault_07_another_user_is_refused_with_both_names() -> None:
     stage = Stage(2)
     ann = stage.join(1, rank=0)
     bob = stage.join(2, rank=1, user="bob")
@@ -312,7 +312,7 @@ def test_another_user_is_refused_with_both_names() -> None:
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [(True, False), (False, True)])
-def test_any_user_must_be_said_by_both(mine: bool, theirs: bool) -> None:
+def test_fault_07_any_user_must_be_said_by_both(mine: bool, theirs: bool) -> None:
     stage = Stage(2)
     stage.join(1, rank=0, any_user=mine)
     bob = stage.join(2, rank=1, user="bob", any_user=theirs)
@@ -320,7 +320,7 @@ def test_any_user_must_be_said_by_both(mine: bool, theirs: bool) -> None:
     failed(bob, "not-permitted")
 
 
-def test_any_user_lets_two_users_train_together() -> None:
+def test_fault_07_any_user_lets_two_users_train_together() -> None:
     stage = Stage(2)
     ann = stage.join(1, rank=0, any_user=True)
     bob = stage.join(2, rank=1, user="bob", any_user=True)
@@ -357,7 +357,7 @@ def test_rank_0_opens_its_own_store_before_the_seal() -> None:
 # ---------------------------------------------------------------- ghosts
 
 
-def test_ghosts_do_not_delay_a_live_leader_by_more_than_one_attempt() -> None:
+def test_fault_22_ghosts_do_not_delay_a_live_leader_by_more_than_one_attempt() -> None:
     stage = Stage(4)
     ghosts = [stage.join(host, size=9) for host in (1, 2)]
     stage.wait(1.0)
@@ -452,7 +452,7 @@ def test_an_incumbent_that_nobody_can_connect_to_does_not_insist() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 16])
-def test_no_number_of_silent_ghosts_costs_more_than_one_attempt(count: int) -> None:
+def test_fault_22_no_number_of_silent_ghosts_costs_more_than_one_attempt(count: int) -> None:
     stage = Stage(2)
     label = label_of(JOB, b"")
     for k in range(count):
@@ -467,7 +467,7 @@ def test_no_number_of_silent_ghosts_costs_more_than_one_attempt(count: int) -> N
     assert sorted(ready(c).rank for c in pair) == [0, 1]
 
 
-def test_no_wait_is_refused_when_a_round_is_sealed_without_it() -> None:
+def test_fault_13_no_wait_is_refused_when_a_round_is_sealed_without_it() -> None:
     stage = Stage(3)
     stage.world.air.firewalled.add(0)
     zero, hasty = stage.join(1, rank=0), stage.join(3, wait=False)

@@ -25,7 +25,7 @@ def test_rank_0_comes_last() -> None:
     assert ready(others[0]).address == "10.0.0.2"
 
 
-def test_automatic_ranks_that_all_lead_settle_on_one() -> None:
+def test_fault_11_automatic_ranks_that_all_lead_settle_on_one() -> None:
     stage = Stage(4)
     stage.world.air.split({0, 1}, 4, [0])
     everybody = [stage.join(host, size=4) for host in (1, 2, 3, 4)]
@@ -38,7 +38,7 @@ def test_automatic_ranks_that_all_lead_settle_on_one() -> None:
     assert len({ready(c).claim for c in everybody}) == 1
 
 
-def test_two_explicit_rank_0() -> None:
+def test_fault_05_two_explicit_rank_0() -> None:
     stage = Stage(2)
     pair = [stage.join(host, rank=0) for host in (1, 2)]
     stage.wait(2.0)
@@ -61,7 +61,7 @@ def test_explicit_rank_0_takes_over_from_an_elected_leader() -> None:
     assert (ready(explicit).rank, ready(elected).rank) == (0, 1)
 
 
-def test_explicit_rank_0_finds_a_running_round() -> None:
+def test_fault_05_explicit_rank_0_finds_a_running_round() -> None:
     stage = Stage(3)
     first = [stage.join(1), stage.join(2)]
     stage.wait(2.0)
@@ -73,7 +73,7 @@ def test_explicit_rank_0_finds_a_running_round() -> None:
     assert not any(isinstance(m, local.Gone) for c in first for m in c.heard)
 
 
-def test_another_version_is_refused_with_a_sentence() -> None:
+def test_fault_43_another_version_is_refused_with_a_sentence() -> None:
     stage = Stage(2)
     leader = stage.join(1, rank=0)
     stage.wait(0.5)
@@ -86,7 +86,10 @@ def test_another_version_is_refused_with_a_sentence() -> None:
     link = 1000
     here = events.Address(address="10.0.0.1", interface="eth0")
     core = stage.core(1)
-    core.handle(events.LinkAccepted(link=link, local=here, remote_address="10.0.0.9"), 0.5)
+    accepted = events.LinkAccepted(
+        link=link, local=here, remote_address="10.0.0.9", label=claim.job.label
+    )
+    core.handle(accepted, 0.5)
     told = core.handle(events.FrameReceived(link=link, message=join), 0.5)
     refused = [a.message for a in told if isinstance(a, actions.SendFrame)]
     assert [type(m) for m in refused] == [messages.Refuse]
@@ -144,7 +147,7 @@ def test_an_end_after_stop_is_nothing() -> None:
     assert not stage.core(1).jobs
 
 
-def test_sizes_that_differ_are_refused_naming_both() -> None:
+def test_fault_08_sizes_that_differ_are_refused_naming_both() -> None:
     stage = Stage(2)
     stage.join(1, rank=0, size=2)
     wrong = stage.join(2, rank=1, size=3)
@@ -162,7 +165,7 @@ def test_forms_that_differ_are_refused() -> None:
     assert "one form on every machine" in failed(wrong, "refused")
 
 
-def test_a_rank_asked_for_twice_is_refused_naming_both() -> None:
+def test_fault_06_a_rank_asked_for_twice_is_refused_naming_both() -> None:
     stage = Stage(3)
     stage.join(1, rank=0, size=3)
     first = stage.join(2, rank=1, size=3)
@@ -177,7 +180,7 @@ def test_a_rank_asked_for_twice_is_refused_naming_both() -> None:
     assert first.waits
 
 
-def test_the_timeout_lists_the_ranks_that_never_came() -> None:
+def test_fault_14_the_timeout_lists_the_ranks_that_never_came() -> None:
     stage = Stage(2)
     waiting = [stage.join(1, rank=0, size=4, timeout_s=10), stage.join(2, rank=2, size=4)]
     stage.wait(11.0)
@@ -324,7 +327,7 @@ def test_a_nack_names_the_culprit_and_gathering_goes_on() -> None:
     assert [ready(c).rank for c in clients] == [0, 1, 2]
 
 
-def test_the_leader_dies_after_our_ack() -> None:
+def test_fault_01_the_leader_dies_after_our_ack() -> None:
     stage = Stage(2)
     stage.join(1, rank=0)
     follower = stage.join(2, rank=1)
@@ -347,7 +350,7 @@ def test_a_link_that_breaks_after_our_ack_does_not_hide_the_outcome() -> None:
     assert ready(leader).members == ready(follower).members
 
 
-def test_a_commit_that_was_lost_is_asked_for() -> None:
+def test_fault_01_a_commit_that_was_lost_is_asked_for() -> None:
     stage = Stage(2)
     leader, follower = stage.join(1, rank=0), stage.join(2, rank=1)
     while leader.waits:

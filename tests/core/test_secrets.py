@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mingled.core.secrets import NO_KEY_ID, hkdf, key_id_of, label_of
-from mingled.core.words import JobId
+from mingled.core.words import JOB_ID_BYTES_MAX, JobId
 
 
 def test_hkdf_rfc_5869_test_case_3() -> None:
@@ -19,6 +21,16 @@ def test_labels_differ_by_job_and_by_key() -> None:
     assert len(labels) == len(jobs) * len(keys)
     assert label_of(JobId("ert"), b"b") != label_of(JobId("bert"))
     assert label_of(JobId("bert")) == label_of(JobId("bert"))
+
+
+@pytest.mark.parametrize(
+    "job", ["../../etc", ".", "a.b._tcp.local.", "日本", "*", "x" * JOB_ID_BYTES_MAX, "a b"]
+)
+def test_fault_39_any_job_has_a_harmless_label(job: str) -> None:
+    """Of base32 alone, whatever the job is called, and short enough for DNS."""
+    label = label_of(JobId(job))
+    assert len(label) == 26
+    assert set(label) <= set("abcdefghijklmnopqrstuvwxyz234567")
 
 
 def test_key_ids() -> None:

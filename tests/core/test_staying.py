@@ -182,7 +182,7 @@ def test_a_stopped_client_is_lost_and_learns_it_when_it_goes_on() -> None:
     assert {ready(c).nnodes for c in newer} == {3}
 
 
-def test_a_machine_that_was_suspended_as_a_whole_loses_nobody_of_its_own() -> None:
+def test_fault_21_a_machine_that_was_suspended_as_a_whole_loses_nobody_of_its_own() -> None:
     stage = Stage(1)
     alone = stage.join(1, size=1, heartbeat_s=BEAT_S)
     stage.wait(5.0)

@@ -11,7 +11,7 @@ from mingled.errors import BadInput
 @pytest.mark.parametrize(
     "text", ["bert", "a/b/../c", "Größe 7", "日本", ".", "x" * JOB_ID_BYTES_MAX]
 )
-def test_job_ids_that_work(text: str) -> None:
+def test_fault_39_job_ids_that_work(text: str) -> None:
     assert JobId(text) == text
 
 
@@ -28,12 +28,12 @@ def test_job_ids_that_work(text: str) -> None:
         ("\udc80", "not valid Unicode"),
     ],
 )
-def test_job_ids_that_cannot_work(text: str, says: str) -> None:
+def test_fault_39_job_ids_that_cannot_work(text: str, says: str) -> None:
     with pytest.raises(BadInput, match=says):
         JobId(text)
 
 
-def test_identity_is_byte_exact() -> None:
+def test_fault_40_identity_is_byte_exact() -> None:
     assert JobId("Bert") != JobId("bert")
     assert JobId("\u00e9") != JobId("e\u0301")
 

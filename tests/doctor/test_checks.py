@@ -454,8 +454,8 @@ def test_a_job_that_nobody_here_knows() -> None:
 
 
 def test_a_job_that_others_have_and_one_of_another_user_here() -> None:
-    matrix = Matrix(job="bert", report=None)
-    labelled = presence(labels=(label_of(JobId("bert")),))
+    matrix = Matrix(job="bert", report=None, labels=(label_of(JobId("bert")),))
+    labelled = presence(labels=matrix.labels)
     twin = msgspec.structs.replace(
         labelled.others[0], seen=msgspec.structs.replace(labelled.others[0].seen, host="gpu3")
     )

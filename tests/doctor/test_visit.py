@@ -13,8 +13,12 @@ from mingled.core.codec import encode
 from mingled.core.messages import Hail, peer_decoder
 from mingled.core.messages import Test as Question  # pytest collects what is called Test...
 from mingled.core.messages import Tested as Answer
+from mingled.core.secrets import node_realms_of
 from mingled.doctor import gather_dns, visit
+from mingled.doctor.realms import Held
 from mingled.doctor.visit import Unreached, hail
+from mingled.edges import peers
+from mingled.net import tls
 
 from .samples import PRESENCE
 
@@ -36,20 +40,45 @@ async def port() -> AsyncIterator[Callable[[Serve], Awaitable[int]]]:
         server.close()
 
 
-async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def as_daemon(key: bytes, serve: Callable[[tls.Channel], Awaitable[None]]) -> Serve:
+    """Serves those who have the same key."""
+    vault = tls.Vault()
+    (realm,) = node_realms_of([key])
+    vault.trust(realm)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            channel, _ = await tls.accept(reader, writer, vault)
+            await serve(channel)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    return accept
+
+
+async def play(channel: tls.Channel) -> None:
     """A daemon that refuses to test anything."""
-    while line := await reader.readline():
+    while line := await channel.readline(2**20):
         match peer_decoder.decode(line):
             case Hail():
-                writer.write(encode(PRESENCE))
+                channel.write(encode(PRESENCE))
             case Question():
-                writer.write(encode(Answer(results=())))
-    writer.close()
+                channel.write(encode(Answer(results=())))
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has."""
+    monkeypatch.setattr(visit, "passes", lambda: (tls.Pass(node_realms_of()[0]),))
+    monkeypatch.setattr(visit, "held", lambda: Held((), ""))
 
 
 async def test_a_visit(port: Callable[[Serve], Awaitable[int]]) -> None:
     clock = iter((PRESENCE.clock_s - 11.0, PRESENCE.clock_s - 9.0))
-    found = await hail(["127.0.0.1"], await port(play), clock=lambda: next(clock))
+    serve = as_daemon(b"", play)
+    found = await hail(["127.0.0.1"], await port(serve), clock=lambda: next(clock))
     assert not isinstance(found, Unreached)
     async with found:
         assert found.presence == PRESENCE
@@ -72,7 +101,12 @@ async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 @pytest.mark.parametrize(
     ("serve", "reason"),
-    [(hang_up, "it hung up"), (talk_nonsense, "is no mingled of this version")],
+    [
+        (hang_up, "hung up during the handshake"),
+        (talk_nonsense, "is not TLS; is it a mingled of this version?"),
+        (as_daemon(b"k" * 32, play), "it has no such job, or another key"),
+    ],
+    ids=["hangs up", "nonsense", "another key"],
 )
 async def test_what_is_no_daemon(
     port: Callable[[Serve], Awaitable[int]], serve: Serve, reason: str
@@ -89,9 +123,17 @@ async def test_one_that_says_nothing(
         await reader.read()
         writer.close()
 
+    async def be_silent_after_all(channel: tls.Channel) -> None:
+        await channel.readline(2**20)
+        await channel.readline(2**20)
+
     monkeypatch.setattr(visit, "ANSWER_S", 0.05)
-    found = await hail(["127.0.0.1"], await port(be_silent))
+    found = await hail(["127.0.0.1"], await port(as_daemon(b"", be_silent_after_all)))
     assert found == Unreached("connected, but no answer within 0.05 s")
+    monkeypatch.setattr(peers, "CONNECT_S", 0.05)
+    number = await port(be_silent)
+    found = await hail(["127.0.0.1"], number)
+    assert found == Unreached(f"127.0.0.1 port {number}: no answer within 0.05 s")
 
 
 async def test_nobody_there() -> None:

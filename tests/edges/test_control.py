@@ -300,7 +300,7 @@ async def test_fault_37_a_client_that_says_nothing(
     ],
     ids=lambda request: type(request).__name__,
 )
-async def test_another_version_is_refused(
+async def test_fault_43_another_version_is_refused(
     daemon: Daemon, request_: local.Request, version: tuple[int, int]
 ) -> None:
     (failed,) = await daemon.answers(encode(msgspec.structs.replace(request_, version=version)))
@@ -412,7 +412,7 @@ async def test_a_new_connection_replaces_the_old(daemon: Daemon) -> None:
     assert daemon.events.empty()
 
 
-async def test_whoever_hangs_up_before_it_is_seated_has_vanished(daemon: Daemon) -> None:
+async def test_fault_44_whoever_hangs_up_before_it_is_seated_has_vanished(daemon: Daemon) -> None:
     _reader, writer, request = await daemon.reattach()
     writer.close()
     await asyncio.wait(daemon.control._tasks)

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -15,11 +16,15 @@ import pytest
 
 from mingled.core import events, messages
 from mingled.core.codec import encode
-from mingled.core.words import Label, Nonce
+from mingled.core.secrets import realm_of
+from mingled.core.words import JobId, Nonce
 from mingled.edges import peers
 from mingled.errors import DaemonError
+from mingled.net import tls
 
-LABEL = Label("a" * 26)
+REALM = realm_of(JobId("bert"))
+LABEL = REALM.label
+PASS = tls.Pass(REALM)
 PING = messages.Ping(claim=Nonce("0" * 32))
 
 
@@ -28,6 +33,18 @@ def port() -> Iterator[int]:
     """One on which 127.0.0.1 listens and 127.0.0.2 does not."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
+
+
+@pytest.fixture
+async def daemon() -> AsyncIterator[int]:
+    """The port of a daemon at 127.0.0.1; nothing listens at 127.0.0.2."""
+    events_: asyncio.Queue[events.Event] = asyncio.Queue()
+    there = peers.Peers(events_.put_nowait)
+    there.trust(REALM)
+    sock = socket.create_server(("127.0.0.1", 0))
+    await there.start(sock)
+    yield sock.getsockname()[1]
+    await there.close()
 
 
 @contextlib.contextmanager
@@ -46,21 +63,21 @@ def black_hole(port: int) -> Iterator[str]:
 
 
 async def winner(addresses: list[str], port: int) -> str:
-    _reader, writer = await peers.race(addresses, port, LABEL)
-    remote: str = writer.get_extra_info("peername")[0]
-    writer.close()
-    await writer.wait_closed()
+    channel = await peers.race(addresses, port, PASS)
+    remote = str(channel.peername[0])
+    channel.close()
+    await channel.wait_closed()
     return remote
 
 
-async def test_a_dead_first_address(port: int) -> None:
-    assert await winner(["127.0.0.2", "127.0.0.1"], port) == "127.0.0.1"
-    assert await winner(["127.0.0.1", "127.0.0.2"], port) == "127.0.0.1"
+async def test_a_dead_first_address(daemon: int) -> None:
+    assert await winner(["127.0.0.2", "127.0.0.1"], daemon) == "127.0.0.1"
+    assert await winner(["127.0.0.1", "127.0.0.2"], daemon) == "127.0.0.1"
 
 
-async def test_a_silent_first_address(port: int) -> None:
-    with black_hole(port) as silent:
-        assert await winner([silent, "127.0.0.1"], port) == "127.0.0.1"
+async def test_a_silent_first_address(daemon: int) -> None:
+    with black_hole(daemon) as silent:
+        assert await winner([silent, "127.0.0.1"], daemon) == "127.0.0.1"
 
 
 async def test_each_address_and_its_reason_are_named(
@@ -69,7 +86,7 @@ async def test_each_address_and_its_reason_are_named(
     monkeypatch.setattr(peers, "CONNECT_S", 0.05)
     monkeypatch.setattr(peers, "STAGGER_S", 0.01)
     with black_hole(port) as silent, pytest.raises(peers.Unreached) as caught:
-        await peers.race(["127.0.0.2", silent], port, LABEL)
+        await peers.race(["127.0.0.2", silent], port, PASS)
     assert caught.value.answered
     assert caught.value.strerror == (
         f"127.0.0.2 port {port}: Connection refused; {silent} port {port}: no answer within 0.05 s"
@@ -78,7 +95,7 @@ async def test_each_address_and_its_reason_are_named(
 
 async def test_no_address_at_all() -> None:
     with pytest.raises(peers.Unreached, match="names no address") as caught:
-        await peers.race([], 1, LABEL)
+        await peers.race([], 1, PASS)
     assert not caught.value.answered
 
 
@@ -88,7 +105,7 @@ async def test_silent_and_unreachable_addresses_do_not_answer(
     monkeypatch.setattr(peers, "CONNECT_S", 0.05)
     broadcast = "255.255.255.255"
     with black_hole(port) as silent, pytest.raises(peers.Unreached) as caught:
-        await peers.race([silent, broadcast], port, LABEL)
+        await peers.race([silent, broadcast], port, PASS)
     assert not caught.value.answered
     assert caught.value.strerror == (
         f"{silent} port {port}: no answer within 0.05 s; "
@@ -96,20 +113,28 @@ async def test_silent_and_unreachable_addresses_do_not_answer(
     )
 
 
+async def pair() -> tuple[tls.Channel, socket.socket]:
+    """A channel without a handshake, and the other side's socket."""
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    channel = tls.Channel(reader, writer, PASS.client(incoming, outgoing), incoming, outgoing)
+    return channel, theirs
+
+
 async def test_a_race_called_off_closes_what_it_had_won(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = asyncio.Event()
     first = peers._first
-    ours, theirs = socket.socketpair()
-    stream = await asyncio.open_connection(sock=ours)
+    channel, theirs = await pair()
 
-    async def dial(address: str, *_: object) -> peers.Stream:
+    async def dial(address: str, *_: object) -> tls.Channel:
         if address == "better":
             await asyncio.Event().wait()
-        return stream
+        return channel
 
     async def seen(
-        attempts: list[asyncio.Task[peers.Stream]], wait_s: float | None
-    ) -> asyncio.Task[peers.Stream] | None:
+        attempts: list[asyncio.Task[tls.Channel]], wait_s: float | None
+    ) -> asyncio.Task[tls.Channel] | None:
         if wait_s == peers.BETTER_S:
             waiting.set()
         return await first(attempts, wait_s)
@@ -118,10 +143,10 @@ async def test_a_race_called_off_closes_what_it_had_won(monkeypatch: pytest.Monk
     monkeypatch.setattr(peers, "_first", seen)
     monkeypatch.setattr(peers, "STAGGER_S", 0.0)
     monkeypatch.setattr(peers, "BETTER_S", 3600.0)
-    race = asyncio.create_task(peers.race(["better", "worse"], 1, LABEL))
+    race = asyncio.create_task(peers.race(["better", "worse"], 1, PASS))
     await waiting.wait()
     race.cancel()
-    await stream[1].wait_closed()
+    await channel.wait_closed()
     assert race.cancelled()
     theirs.close()
 
@@ -130,14 +155,13 @@ async def test_a_better_address_that_answers_a_little_later_wins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answered = asyncio.Event()
-    streams: dict[str, peers.Stream] = {}
+    streams: dict[str, tls.Channel] = {}
     async with contextlib.AsyncExitStack() as stack:
         for address in ("better", "worse"):
-            ours, theirs = socket.socketpair()
+            streams[address], theirs = await pair()
             stack.enter_context(theirs)
-            streams[address] = await asyncio.open_connection(sock=ours)
 
-        async def dial(address: str, *_: object) -> peers.Stream:
+        async def dial(address: str, *_: object) -> tls.Channel:
             if address == "better":
                 await answered.wait()
             answered.set()
@@ -145,9 +169,9 @@ async def test_a_better_address_that_answers_a_little_later_wins(
 
         monkeypatch.setattr(peers, "dial", dial)
         monkeypatch.setattr(peers, "STAGGER_S", 0.0)
-        assert await peers.race(["better", "worse"], 1, LABEL) is streams["better"]
-        await streams["worse"][1].wait_closed()
-        streams["better"][1].close()
+        assert await peers.race(["better", "worse"], 1, PASS) is streams["better"]
+        await streams["worse"].wait_closed()
+        streams["better"].close()
 
 
 def test_a_busy_link_port_moves_on() -> None:
@@ -172,6 +196,7 @@ class End:
     def __init__(self) -> None:
         self.events: asyncio.Queue[events.Event] = asyncio.Queue()
         self.peers = peers.Peers(self.events.put_nowait)
+        self.peers.trust(REALM)
         self.sock = peers.bind(29_900)
 
     @property
@@ -199,6 +224,7 @@ async def test_a_link_says_what_it_measured_and_carries_messages(ends: tuple[End
     assert opened.remote_address == "127.0.0.1"
     assert isinstance(accepted, events.LinkAccepted)
     assert (accepted.local, accepted.remote_address) == (opened.local, "127.0.0.1")
+    assert accepted.label == LABEL
     ours.peers.send(1, PING)
     assert await theirs.events.get() == events.FrameReceived(link=accepted.link, message=PING)
     theirs.peers.send(accepted.link, PING)
@@ -280,30 +306,32 @@ async def test_what_is_no_message_ends_the_link(
     ends: tuple[End, End], sent: bytes, reason: str
 ) -> None:
     _, theirs = ends
-    _reader, writer = await asyncio.open_connection("127.0.0.1", theirs.port)
+    client = await peers.dial("127.0.0.1", theirs.port, PASS)
     accepted = await theirs.events.get()
     assert isinstance(accepted, events.LinkAccepted)
-    writer.write(sent)
-    writer.close()
+    client.write(sent)
+    client.finish()
     closed = await theirs.events.get()
     assert isinstance(closed, events.LinkClosed)
     assert closed.link == accepted.link
     assert closed.reason.startswith(reason)
     assert closed.answered
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
+    client.close()
+    await client.wait_closed()
 
 
-async def accepted(end: End) -> tuple[int, asyncio.StreamWriter, socket.socket]:
-    """A link to `end`: its number, its own writer, and the other side's socket."""
+async def accepted(end: End) -> tuple[int, tls.Channel, socket.socket]:
+    """A link to `end`: its number, its own channel, and the other side's socket."""
     client = socket.create_connection(("127.0.0.1", end.port))
+    ours = PASS._client.wrap_socket(client, server_hostname=LABEL, do_handshake_on_connect=False)
+    await asyncio.to_thread(ours.do_handshake)
     event = await end.events.get()
     assert isinstance(event, events.LinkAccepted)
-    return event.link, end.peers._writers[event.link], client
+    return event.link, end.peers._channels[event.link], ours
 
 
 async def test_a_reset_is_an_answer(ends: tuple[End, End]) -> None:
-    link, _writer, client = await accepted(ends[0])
+    link, _channel, client = await accepted(ends[0])
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
     reason = os.strerror(errno.ECONNRESET)
@@ -312,12 +340,13 @@ async def test_a_reset_is_an_answer(ends: tuple[End, End]) -> None:
 
 
 async def test_what_the_kernel_gives_up_on_is_no_answer(ends: tuple[End, End]) -> None:
-    link, writer, client = await accepted(ends[0])
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1)  # ms; nobody reads for longer
+    link, channel, client = await accepted(ends[0])
+    channel.sock.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1
+    )  # ms; nobody reads for longer
     with client:
         for _ in range(3):
-            writer.write(b"x" * 8_000_000)
+            channel.write(b"x" * 8_000_000)
         closed = await ends[0].events.get()
     reason = os.strerror(errno.ETIMEDOUT)
     assert closed == events.LinkClosed(link=link, reason=reason, answered=False)
@@ -327,9 +356,9 @@ async def test_a_peer_that_does_not_read_is_hung_up_on(
     ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "UNSENT_BYTES_MAX", 1000)
-    link, writer, client = await accepted(ends[0])
+    link, channel, client = await accepted(ends[0])
     with client:
-        writer.write(b"x" * 24_000_000)
+        channel.write(b"x" * 24_000_000)
         ends[0].peers.send(link, PING)
         closed = await ends[0].events.get()
     assert closed == events.LinkClosed(link=link, reason="left 1000 bytes unread", answered=False)
@@ -362,6 +391,7 @@ async def test_a_reset_at_once_is_told() -> None:
                 all_told.set()
 
         links = peers.Peers(emit)
+        links.trust(REALM)
         for link in range(1, 200, 2):
             links.open_link(link, LABEL, ["127.0.0.1"], server.getsockname()[1])
         async with asyncio.timeout(60):

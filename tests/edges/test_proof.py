@@ -62,7 +62,7 @@ def free_port() -> int:
     raise AssertionError("every port is taken")
 
 
-def test_a_reservation_keeps_others_out_and_lets_a_server_in() -> None:
+def test_fault_29_a_reservation_keeps_others_out_and_lets_a_server_in() -> None:
     port = free_port()
     with reserve(port):
         with pytest.raises(OSError) as caught:
@@ -245,7 +245,7 @@ async def test_two_proofs_never_share_a_port(side: Side) -> None:
     assert second > first
 
 
-async def test_ports_to_avoid_and_none_left(side: Side) -> None:
+async def test_fault_29_ports_to_avoid_and_none_left(side: Side) -> None:
     first = free_port()
     failed = await side.open(ONE, first - FIRST + 1, first)
     assert isinstance(failed, events.ProofFailed)
@@ -273,7 +273,7 @@ async def test_the_kernels_own_ports_are_never_picked(
     assert isinstance(await side.open(ONE), events.ProofFailed)
 
 
-async def test_the_place_is_free_for_the_store_and_for_nobody_else(side: Side) -> None:
+async def test_fault_29_the_place_is_free_for_the_store_and_for_nobody_else(side: Side) -> None:
     port = await side.port(ONE)
     assert isinstance(await side.prove(ONE, port), events.PathProven)
     side.proofs.close_proof(ONE, keep=True)

@@ -29,7 +29,9 @@ def test_signs_of_life_are_given(daemon: FakeDaemon) -> None:
 def test_a_member_is_lost(daemon: FakeDaemon) -> None:
     with Round(daemon) as round_:
         round_.served.say(gone())
-        lost = round_.until_said("gpu3 (10.0.0.3, node rank 2) lost 4 s ago: no sign of life")
+        lost = round_.until_said(
+            "gpu3 (10.0.0.3, node rank 2) lost 4 s ago in round 1: no sign of life"
+        )
         assert (round_.membership.waiting(), round_.membership.broken) == (1, lost)
         round_.served.say(gone("lost", rank=0))
         round_.until_said("gpu1 (10.0.0.1, node rank 0) lost")

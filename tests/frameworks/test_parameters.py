@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
 
 from mingled.core.local import Join
+from mingled.core.secrets import secret_of
 from mingled.core.software import ITEMS
 from mingled.core.words import Form
-from mingled.errors import BadInput
+from mingled.errors import BadInput, NotPermitted
 from mingled.frameworks.environment import EXPORTED, exported
 from mingled.frameworks.parameters import OURS, TORCHS, join_of, remarks
 
@@ -38,7 +40,7 @@ def join(*, conf: dict[str, Any] | None = None, **parameters: Any) -> Join:
 
 @pytest.fixture(autouse=True)
 def _nobody_wishes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("INTERFACE", "SUBNET", "PEERS", "REQUIRE_SAME", "EXPORTED"):
+    for name in ("INTERFACE", "SUBNET", "PEERS", "REQUIRE_SAME", "SECRET_FILE", "EXPORTED"):
         monkeypatch.delenv(f"MINGLE_{name}", raising=False)
 
 
@@ -78,9 +80,20 @@ def test_each_key(key: str, value: object, asked: dict[str, Any]) -> None:
     assert said != msgspec.structs.asdict(join(min_nodes=3))
 
 
+def test_the_secret_that_a_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch(mode=0o600)
+    path.write_text("correct horse battery")
+    secret = secret_of(b"correct horse battery")
+    assert join(conf={"secret_file": str(path)}).secret == secret
+    path.chmod(0o644)
+    with pytest.raises(NotPermitted, match="lets others read"):
+        join(conf={"secret_file": str(path)})
+
+
 def test_every_key_is_tried_above() -> None:
     (mark,) = [m for m in test_each_key.pytestmark if m.name == "parametrize"]
-    assert {key for key, _, _ in mark.args[1]} == set(OURS)
+    assert {key for key, _, _ in mark.args[1]} | {"secret_file"} == set(OURS)
 
 
 def test_keys_of_torchs_own_backends_change_nothing() -> None:

@@ -63,7 +63,7 @@ def avahi(node: Node) -> Running:
 
 
 @pytest.mark.parametrize("order", ["avahi first", "mingled first"])
-def test_avahi_shares_the_port(lan: MakeLan, order: str) -> None:
+def test_fault_24_avahi_shares_the_port(lan: MakeLan, order: str) -> None:
     """It may receive what is meant for us alone: so everybody is asked when nothing comes."""
     three = lan(nodes=3)
     for node in three.nodes:

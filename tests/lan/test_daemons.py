@@ -36,7 +36,7 @@ ENDS = (0, 80, 82, 86)
 
 @pytest.mark.parametrize("phase", ["gathering", "sealing"])
 @pytest.mark.parametrize("percent", [0, 20])
-def test_a_daemon_is_killed_before_the_end_of_the_seal(
+def test_fault_01_a_daemon_is_killed_before_the_end_of_the_seal(
     lan: MakeLan, phase: str, percent: int
 ) -> None:
     four = lan(nodes=NODES)
@@ -108,7 +108,7 @@ by_whose_daemon = pytest.mark.parametrize("whose", ["leader", "follower"])
 
 @pytest.mark.parametrize("system", [False, True], ids=["private", "system"])
 @by_whose_daemon
-def test_a_daemon_is_killed_after_the_seal_and_comes_back(
+def test_fault_01_a_daemon_is_killed_after_the_seal_and_comes_back(
     lan: MakeLan, whose: str, system: bool
 ) -> None:
     three = lan(nodes=3)
@@ -161,7 +161,7 @@ def kill_cmd(running: Running) -> Done:
     return running.finish()
 
 
-def test_both_daemons_are_killed_and_come_back(lan: MakeLan) -> None:
+def test_fault_01_both_daemons_are_killed_and_come_back(lan: MakeLan) -> None:
     both = lan(nodes=2)
     runs = [wait(node, "bert", "--nnodes", "2", cmd=STAY) for node in both.nodes]
     for running in runs:

@@ -119,7 +119,7 @@ def test_alone_it_says_so(machines: MakeLan) -> None:
 # ---------------------------------------------------------------- the twelve
 
 
-def test_1_multicast_dropped(machines: MakeLan) -> None:
+def test_1_fault_26_multicast_dropped(machines: MakeLan) -> None:
     net = machines(nodes=3)
     daemons_on(net.nodes)
     for node in others(net):
@@ -267,7 +267,7 @@ sys.stdin.read()
 """
 
 
-def test_12_another_program_holds_5353(machines: MakeLan) -> None:
+def test_12_fault_25_another_program_holds_5353(machines: MakeLan) -> None:
     net = machines(nodes=2)
     python(net.node(1), _HOLD).until("held")
     daemons_on(net.nodes)

@@ -66,7 +66,7 @@ def test_a_full_house_is_not_kept_waiting(lan: MakeLan) -> None:
     nothing_left(four)
 
 
-def test_two_users_share_a_job_only_if_both_say_so(lan: MakeLan) -> None:
+def test_fault_07_two_users_share_a_job_only_if_both_say_so(lan: MakeLan) -> None:
     if available().kind == "rootless":
         pytest.skip("a rootless LAN has one user only")
     both = lan(nodes=2)

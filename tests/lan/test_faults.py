@@ -35,7 +35,7 @@ print(s.makefile().readline())
 # ---------------------------------------------------------------- they do not agree
 
 
-def test_sizes_differ(lan: MakeLan) -> None:
+def test_fault_08_sizes_differ(lan: MakeLan) -> None:
     first, second = lan(nodes=2).nodes
     leader = wait(first, "bert", "--nnodes", "2", "--node-rank", "0")
     leader.until("1/2 here: gpu1")
@@ -51,7 +51,7 @@ def test_sizes_differ(lan: MakeLan) -> None:
     assert right.env["MASTER_ADDR"] == leader.well().env["MASTER_ADDR"]
 
 
-def test_one_rank_is_asked_for_twice(lan: MakeLan) -> None:
+def test_fault_06_one_rank_is_asked_for_twice(lan: MakeLan) -> None:
     three = lan(nodes=3)
     leader = wait(three.node(1), "bert", "--world-size", "3", "--rank", "0")
     early = wait(three.node(2), "bert", "--world-size", "3", "--rank", "1")
@@ -68,7 +68,7 @@ def test_one_rank_is_asked_for_twice(lan: MakeLan) -> None:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_two_explicit_rank_0(lan: MakeLan, at_once: bool) -> None:
+def test_fault_05_two_explicit_rank_0(lan: MakeLan, at_once: bool) -> None:
     three = lan(nodes=3)
     flags = ("--nnodes", "2", "--node-rank")
     rivals = {three.node(1).address: wait(three.node(1), "bert", *flags, "0", cmd=STAY)}
@@ -100,7 +100,7 @@ def test_two_launchers_on_one_node_are_warned(lan: MakeLan) -> None:
         assert "two launchers on gpu1, pid " in err
 
 
-def test_the_job_of_another_user(lan: MakeLan) -> None:
+def test_fault_07_the_job_of_another_user(lan: MakeLan) -> None:
     if available().kind == "rootless":
         pytest.skip("a rootless LAN has one user only")
     node = lan(nodes=1).node(1)
@@ -139,7 +139,7 @@ def test_a_signal_while_waiting_leaves(lan: MakeLan, number: int, code: int) -> 
     nothing_left(three)
 
 
-def test_a_timeout_names_what_is_missing(lan: MakeLan) -> None:
+def test_fault_14_a_timeout_names_what_is_missing(lan: MakeLan) -> None:
     three = lan(nodes=3)
     follower = wait(three.node(2), "bert", "--nnodes", "4", "--node-rank", "1")
     follower.until("1/4 here: gpu2")
@@ -156,8 +156,29 @@ def test_a_timeout_names_what_is_missing(lan: MakeLan) -> None:
     assert "10.77.0.3" in alone.err
 
 
+def test_fault_02_fault_03_rank_0_is_killed_before_and_after_the_seal(lan: MakeLan) -> None:
+    three = lan(nodes=3)
+    first = wait(three.node(1), "bert", "--nnodes", "3", "--node-rank", "0", cmd=STAY)
+    rest = [wait(three.node(2), "bert", "--nnodes", "3", cmd=STAY)]
+    rest[0].until("2/3 here: gpu1, gpu2")
+    rest[0].says_after(first.process.kill, "1/3 here: gpu2; waiting for 2 more")
+    first.end()
+    again = wait(three.node(1), "bert", "--nnodes", "3", "--node-rank", "0", cmd=STAY)
+    again.until("2/3 here")
+    rest.append(wait(three.node(3), "bert", "--nnodes", "3", cmd=STAY))
+    for running in (again, *rest):
+        running.until("this is node rank")
+    again.process.kill()  # CMD ends with its stdin
+    for running in rest:
+        running.until("gpu1 (10.77.0.1, node rank 0) lost just now in round 1: killed by signal 9")
+    again.finish()
+    for running in rest:
+        assert running.finish().code == 0
+    nothing_left(three)
+
+
 @pytest.mark.parametrize("dies", ["rank 0", "rank 1"])
-def test_a_daemon_dies_while_clients_wait(lan: MakeLan, dies: str) -> None:
+def test_fault_01_a_daemon_dies_while_clients_wait(lan: MakeLan, dies: str) -> None:
     three = lan(nodes=3)
     nodes = {"rank 0": three.node(1), "rank 1": three.node(2)}
     flags = {
@@ -209,7 +230,7 @@ def test_a_daemon_that_stops_tells_who_waits(lan: MakeLan) -> None:
     assert first.run(["find", "/run", "-type", "s", "-o", "-type", "f"]).stdout == ""
 
 
-def test_a_second_daemon_on_one_socket_is_refused(lan: MakeLan) -> None:
+def test_fault_45_a_second_daemon_on_one_socket_is_refused(lan: MakeLan) -> None:
     node = lan(nodes=1).node(1)
     running = daemon(node)
     env = {"MINGLE_SOCKET": SOCKET}
@@ -227,7 +248,7 @@ def test_a_second_daemon_on_one_socket_is_refused(lan: MakeLan) -> None:
 # ---------------------------------------------------------------- the network
 
 
-def test_a_firewall_is_named_and_nobody_is_released(lan: MakeLan) -> None:
+def test_fault_28_a_firewall_is_named_and_nobody_is_released(lan: MakeLan) -> None:
     first, second = lan(nodes=2).nodes
     first.drop("tcp dport 29500-29999")
     flags = ("--nnodes", "2", "--node-rank")
@@ -244,7 +265,7 @@ def test_a_firewall_is_named_and_nobody_is_released(lan: MakeLan) -> None:
     assert all(not report["jobs"] for node in (first, second) for report in status(node))
 
 
-def test_a_firewall_that_is_opened_lets_the_job_start(lan: MakeLan) -> None:
+def test_fault_28_a_firewall_that_is_opened_lets_the_job_start(lan: MakeLan) -> None:
     first, second = lan(nodes=2).nodes
     for node in (first, second):  # whoever leads
         node.drop("tcp dport 29500-29999")
@@ -259,7 +280,7 @@ def test_a_firewall_that_is_opened_lets_the_job_start(lan: MakeLan) -> None:
     assert all(running.finish().code == 0 for running in waits)
 
 
-def test_the_leaders_node_loses_power_and_another_leads(lan: MakeLan) -> None:
+def test_fault_04_the_leaders_node_loses_power_and_another_leads(lan: MakeLan) -> None:
     three = lan(nodes=3)
     flags = ("--nnodes", "3")
     leader = wait(three.node(1), "bert", *flags)
@@ -274,7 +295,7 @@ def test_the_leaders_node_loses_power_and_another_leads(lan: MakeLan) -> None:
     assert sorted(env["PET_NODE_RANK"] for env in envs) == ["0", "1", "2"]
 
 
-def test_rank_0s_node_loses_power_and_nobody_hangs(lan: MakeLan) -> None:
+def test_fault_04_rank_0s_node_loses_power_and_nobody_hangs(lan: MakeLan) -> None:
     three = lan(nodes=3)
     flags = ("--nnodes", "4", "--node-rank")  # never complete: no seal is under way
     leader = wait(three.node(1), "bert", *flags, "0")

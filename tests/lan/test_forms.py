@@ -170,13 +170,15 @@ def test_the_others_hear_who_is_lost_and_not_who_left(lan: MakeLan) -> None:
     until_fates(some.node(1), "bert", ["running", "left", "running", "running"])
     assert runs[3].finish().code == 3
     for n in (1, 4):
-        lost = f"gpu3 ({some.node(3).address}, node rank 2) lost just now: CMD ended with exit 3"
+        who = f"gpu3 ({some.node(3).address}, node rank 2)"
+        lost = f"{who} lost just now in round 1: CMD ended with exit 3"
         assert f"gpu2 ({some.node(2).address}, node rank" not in runs[n].until(lost)
     until_fates(some.node(4), "bert", ["running", "left", "lost", "running"])
     runs[4].process.terminate()  # CMD gets it
     assert runs[4].end().code == 143
     runs[1].until(
-        f"gpu4 ({some.node(4).address}, node rank 3) lost just now: CMD was killed by SIGTERM"
+        f"gpu4 ({some.node(4).address}, node rank 3) lost just now in round 1: "
+        "CMD was killed by SIGTERM"
     )
     assert runs[1].finish().code == 0
     nothing_left(some)
@@ -234,7 +236,7 @@ def test_a_with_block_ends_the_lease(lan: MakeLan) -> None:
     other = wait(second, "bert", "--nnodes", "2", "--nproc-per-node", "2", cmd=STAY)
     failing.until(f"4 {job_rank(failing)} eth0 {first.address}\n", kind="out")
     assert failing.finish().code == 1
-    other.until("lost just now: KeyError")
+    other.until("lost just now in round 1: KeyError")
     assert other.finish().code == 0
 
 

@@ -552,7 +552,7 @@ def test_loopback_is_noise(lan: MakeLan) -> None:
     assert end(watching) == 1
 
 
-def test_flapping_is_damped(lan: MakeLan) -> None:
+def test_fault_17_flapping_is_damped(lan: MakeLan) -> None:
     node = lan(nodes=1).node(1)
     watching = monitor(node)
     flaps = 100

@@ -33,7 +33,7 @@ def test_eight_at_once_agree_every_time(lan: MakeLan) -> None:
         run_round(eight, f"job {number}")
 
 
-def test_eight_agree_although_one_packet_in_ten_gets_lost(lan: MakeLan) -> None:
+def test_fault_09_eight_agree_although_one_packet_in_ten_gets_lost(lan: MakeLan) -> None:
     eight = lan(nodes=NODES)
     daemons_on(eight.nodes)
     eight.loss(10)
@@ -41,7 +41,9 @@ def test_eight_agree_although_one_packet_in_ten_gets_lost(lan: MakeLan) -> None:
         run_round(eight, f"job {number}")
 
 
-def test_nobody_is_called_lost_although_30_percent_of_all_packets_are(lan: MakeLan) -> None:
+def test_fault_09_nobody_is_called_lost_although_30_percent_of_all_packets_are(
+    lan: MakeLan,
+) -> None:
     eight = lan(nodes=NODES)
     daemons_on(eight.nodes)
     eight.loss(30)
@@ -52,7 +54,9 @@ def test_nobody_is_called_lost_although_30_percent_of_all_packets_are(lan: MakeL
 
 
 @pytest.mark.parametrize("system", [False, True], ids=["private", "system"])
-def test_the_news_of_an_end_survives_the_loss_of_its_packet(lan: MakeLan, system: bool) -> None:
+def test_fault_09_the_news_of_an_end_survives_the_loss_of_its_packet(
+    lan: MakeLan, system: bool
+) -> None:
     both = lan(nodes=2)
     if system:
         daemons_on(both.nodes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -188,7 +187,7 @@ def test_dual_stack_where_one_family_is_dead(lan: MakeLan, dead: str, alive: str
 # ---------------------------------------------------------------- the ladder
 
 
-def test_multicast_is_dropped_and_broadcast_takes_over(lan: MakeLan) -> None:
+def test_fault_26_multicast_is_dropped_and_broadcast_takes_over(lan: MakeLan) -> None:
     three = lan(nodes=3)
     for node in three.nodes:
         node.drop(NO_MULTICAST)
@@ -275,7 +274,7 @@ def test_a_node_behind_nat_is_named_on_both_sides(lan: MakeLan) -> None:
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])
-def test_an_address_changes_while_everybody_waits(lan: MakeLan, who: str) -> None:
+def test_fault_15_an_address_changes_while_everybody_waits(lan: MakeLan, who: str) -> None:
     """DHCP gave it another one; nobody is started anew, and no ghost is left."""
     three = lan(nodes=3)
     daemons_on(three.nodes)
@@ -294,7 +293,7 @@ def test_an_address_changes_while_everybody_waits(lan: MakeLan, who: str) -> Non
     assert {env["MASTER_ADDR"] for env in told} == {new if who == "leader" else "10.77.0.1"}
 
 
-def test_an_interface_is_taken_away_and_made_again(lan: MakeLan) -> None:
+def test_fault_18_an_interface_is_taken_away_and_made_again(lan: MakeLan) -> None:
     """With the same name and address: multicast is joined anew, else nobody would be heard."""
     both = lan(nodes=2, networks=2)
     one, two = both.nodes
@@ -357,15 +356,18 @@ def test_the_own_host_name_maps_to_127_0_1_1(lan: MakeLan) -> None:
     one_round(both, told)
 
 
-def test_the_lan_is_what_it_says(lan: MakeLan) -> None:
-    """Multicast that is dropped is dropped: else the tests above would prove nothing."""
+def test_fault_27_where_nothing_works_the_wait_says_what_to_do(lan: MakeLan) -> None:
+    """What is dropped is dropped: else the tests above would prove nothing."""
     both: Lan = lan(nodes=2)
     for node in both.nodes:
         node.drop(NO_MULTICAST)
         node.drop("udp dport 29491")
-    running = launchers(both.nodes)
-    with pytest.raises(subprocess.TimeoutExpired):
-        running[0].process.wait(4)
+    running = launchers(both.nodes, "--node-rank", "1", "--timeout", "11s")
     for one in running:
-        one.process.terminate()
-        assert one.end().code == 143
+        one.until("job bert: nobody else was heard for 10 s", "eth0 10.77.0.")
+        one.until("name one of them: --peers HOST", "mingle doctor --job bert")
+    for one in running:
+        done = one.end()
+        assert (done.code, done.out) == (82, "")
+        assert "no rank 0 was heard on eth0 10.77.0." in done.err.splitlines()[-1]
+        assert "see mingle doctor" in done.err.splitlines()[-1]

@@ -41,7 +41,7 @@ def sealed(lan: Lan, waits: dict[int, Running]) -> int:
 # ---------------------------------------------------------------- partitions
 
 
-def test_the_leader_is_cut_off_while_all_gather_and_comes_back(lan: MakeLan) -> None:
+def test_fault_11_the_leader_is_cut_off_while_all_gather_and_comes_back(lan: MakeLan) -> None:
     four = lan(nodes=4)
     waits = gather(four, 4, (1, 2, 3))
     alone = waits[1].err.count("1/4 here")
@@ -62,7 +62,7 @@ def test_the_leader_is_cut_off_while_all_gather_and_comes_back(lan: MakeLan) -> 
     nothing_left(four)
 
 
-def test_the_leader_is_cut_off_from_a_round_and_called_lost(lan: MakeLan) -> None:
+def test_fault_11_the_leader_is_cut_off_from_a_round_and_called_lost(lan: MakeLan) -> None:
     three = lan(nodes=3)
     waits = gather(three, 3, (1, 2))
     waits[3] = wait(three.node(3), "bert", "--nnodes", "3", cmd=STAY)
@@ -79,7 +79,7 @@ def test_the_leader_is_cut_off_from_a_round_and_called_lost(lan: MakeLan) -> Non
     nothing_left(three)
 
 
-def test_a_short_partition_of_a_round_loses_nobody(lan: MakeLan) -> None:
+def test_fault_11_a_short_partition_of_a_round_loses_nobody(lan: MakeLan) -> None:
     three = lan(nodes=3)
     daemons_on(three.nodes)
     waits = gather(three, 3, (1, 2))
@@ -101,7 +101,7 @@ def test_a_short_partition_of_a_round_loses_nobody(lan: MakeLan) -> None:
 # ---------------------------------------------------------------- power
 
 
-def test_a_node_without_power_is_dropped_and_its_place_taken(lan: MakeLan) -> None:
+def test_fault_04_a_node_without_power_is_dropped_and_its_place_taken(lan: MakeLan) -> None:
     four = lan(nodes=4)
     waits = gather(four, 3, (1, 2))
     alone = waits[1].err.count("1/3 here")
@@ -121,7 +121,7 @@ def test_a_node_without_power_is_dropped_and_its_place_taken(lan: MakeLan) -> No
 # ---------------------------------------------------------------- firewalls
 
 
-def test_a_firewall_between_two_followers_is_named_and_can_be_opened(lan: MakeLan) -> None:
+def test_fault_28_a_firewall_between_two_followers_is_named_and_can_be_opened(lan: MakeLan) -> None:
     three = lan(nodes=3)
     admitted = "{ 29490-29499, 29500-29999 }"  # besides UDP 5353
     for here, there in ((2, 3), (3, 2)):
@@ -141,3 +141,25 @@ def test_a_firewall_between_two_followers_is_named_and_can_be_opened(lan: MakeLa
     for running in waits.values():
         assert running.finish().code == 0
     nothing_left(three)
+
+
+def test_fault_12_the_direction_that_leads_nowhere_is_named(lan: MakeLan) -> None:
+    """As behind a firewall that lets nothing in but answers: gpu2 connects to gpu1, and never the
+    other way."""
+    both = lan(nodes=2)
+    here, there = both.nodes
+    links = "29490-29499"  # the daemons'
+    there.drop(f"ip saddr {here.address} tcp flags & (syn | ack) == syn tcp dport != {links}")
+    flags = ("--nnodes", "2", "--node-rank")
+    waits = {n: wait(both.node(n), "bert", *flags, str(n - 1), cmd=STAY) for n in (1, 2)}
+    for running in waits.values():
+        running.until(
+            f"gpu1 ({here.address}) cannot reach gpu2, TCP {there.address} port ",
+            "no answer within 5 s; a firewall",
+        )
+        assert f"gpu2 ({there.address}) cannot reach" not in running.err
+        assert "this is node rank" not in running.err
+    there.undrop()
+    assert sealed(both, waits) == 1
+    for running in waits.values():
+        assert running.finish().code == 0

@@ -174,7 +174,9 @@ def test_all_rungs_work_on_a_plain_lan(lan: MakeLan, claims: Iterator[str]) -> N
     follower.end()
 
 
-def test_without_multicast_broadcast_carries_adverts(lan: MakeLan, claims: Iterator[str]) -> None:
+def test_fault_26_without_multicast_broadcast_carries_adverts(
+    lan: MakeLan, claims: Iterator[str]
+) -> None:
     three = lan(nodes=3)
     without(three, NO_MULTICAST)
     leader, early = Daemon(three.node(1)), Daemon(three.node(2))
@@ -191,7 +193,7 @@ def test_without_multicast_broadcast_carries_adverts(lan: MakeLan, claims: Itera
         daemon.end()
 
 
-def test_without_broadcast_too_named_peers_do(lan: MakeLan, claims: Iterator[str]) -> None:
+def test_fault_27_without_broadcast_too_named_peers_do(lan: MakeLan, claims: Iterator[str]) -> None:
     three = lan(nodes=3)
     without(three, NO_MULTICAST, NO_BROADCAST)
     leader = Daemon(three.node(1))
@@ -418,7 +420,7 @@ def test_mdns_alone_tells_addresses_in_the_leaders_order(
 # ---------------------------------------------------------------- interfaces
 
 
-def test_an_interface_that_is_made_again_is_joined_again(
+def test_fault_18_an_interface_that_is_made_again_is_joined_again(
     lan: MakeLan, claims: Iterator[str]
 ) -> None:
     both = lan(nodes=2)
@@ -445,7 +447,9 @@ def test_an_interface_that_is_made_again_is_joined_again(
     assert "left out" not in follower.said
 
 
-def test_more_interfaces_than_a_socket_can_join_on(lan: MakeLan, claims: Iterator[str]) -> None:
+def test_fault_19_more_interfaces_than_a_socket_can_join_on(
+    lan: MakeLan, claims: Iterator[str]
+) -> None:
     both = lan(nodes=2)
     lines = []
     for n in range(25):
@@ -496,7 +500,9 @@ print("held", flush=True); sys.stdin.readline()
 """
 
 
-def test_ports_that_others_hold_leave_the_next_rung(lan: MakeLan, claims: Iterator[str]) -> None:
+def test_fault_25_ports_that_others_hold_leave_the_next_rung(
+    lan: MakeLan, claims: Iterator[str]
+) -> None:
     three = lan(nodes=3)
     holders = [python(three.node(n), HOLD, port) for n, port in ((2, "5353"), (3, "29491"))]
     for holder in holders:

@@ -55,7 +55,9 @@ def goes_on_from_the_checkpoint(agents: Agents, numbers: set[int]) -> None:
 
 
 @pytest.mark.parametrize("victim", ["follower", "store host"])
-def test_a_node_is_killed_and_the_rest_go_on(lan: MakeLan, tmp_path: Path, victim: str) -> None:
+def test_fault_03_a_node_is_killed_and_the_rest_go_on(
+    lan: MakeLan, tmp_path: Path, victim: str
+) -> None:
     net = lan(nodes=3)
     agents = three(net, tmp_path)
     store = agents.store_host
@@ -67,7 +69,7 @@ def test_a_node_is_killed_and_the_rest_go_on(lan: MakeLan, tmp_path: Path, victi
     ends = agents.enough()
     for done in ends.values():
         assert f"gpu{dies} (10.77.0.{dies}, node rank" in done.err
-        assert "lost just now: killed by signal 9" in done.err
+        assert "lost just now in round 1: killed by signal 9" in done.err
     well(net, ends)
 
 
@@ -129,7 +131,9 @@ def test_a_newcomer_is_let_in(lan: MakeLan, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- in the wrong moment
 
 
-def test_rank_0_dies_between_the_roster_and_the_ranks(lan: MakeLan, tmp_path: Path) -> None:
+def test_fault_03_rank_0_dies_between_the_roster_and_the_ranks(
+    lan: MakeLan, tmp_path: Path
+) -> None:
     net = lan(nodes=3)
     agents = Agents(net, tmp_path, fatal=True)
     agents.start((1, 2, 3))

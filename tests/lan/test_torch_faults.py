@@ -73,7 +73,9 @@ def test_a_saturated_link_loses_nobody(lan: MakeLan, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["follower", "rank 0"])
-def test_torchrun_goes_on_after_a_node_died(lan: MakeLan, tmp_path: Path, victim: str) -> None:
+def test_fault_03_torchrun_goes_on_after_a_node_died(
+    lan: MakeLan, tmp_path: Path, victim: str
+) -> None:
     three = lan(nodes=3)
     torchrun = (str(BIN / "torchrun"), "--nnodes", "2:3", str(TRAIN), str(tmp_path), "bare")
     flags = ("--on-lost", "restart", "--stop-grace", "5s", "--last-call", "5s")

@@ -128,7 +128,7 @@ def test_a_group_is_told_once() -> None:
     assert len(calls(Damper(), [100.0, 100.01, 100.05])) == 1
 
 
-def test_flapping_is_damped() -> None:
+def test_fault_17_flapping_is_damped() -> None:
     told = calls(Damper(), [n / 20 for n in range(20 * 60)])  # for a minute, 20 a second
     pauses = [later - earlier for earlier, later in itertools.pairwise(told)]
     assert len(told) < 20

@@ -19,7 +19,7 @@ from tests.scenarios.stories import (
 )
 
 ANEW = "python -m tests.scenarios.stories"
-LINES_MAX = 60
+LINES_MAX = 64
 
 
 @pytest.mark.parametrize("name", STORIES)

@@ -8,7 +8,7 @@ from mingled.core import actions, local, messages
 from mingled.core.config import Config
 from mingled.core.messages import Advert
 from mingled.core.table import BETWEEN
-from mingled.core.words import Form, JobId, Nonce, ParticipantId
+from mingled.core.words import Form, JobId, NodeId, Nonce, ParticipantId
 from tests.sim.network import host_of
 
 if TYPE_CHECKING:
@@ -195,6 +195,8 @@ class Checks:
         ensure(len({m.participant for m in members}) == len(members), f"twice in {members}")
         ensure(members[0].node == self._claimants[key[0]], f"rank 0 is not the leader: {members}")
         ensure(config.master_addr == members[0].address, "MASTER_ADDR is not rank 0's address")
+        keys = [self._world.had[NodeId(m.node)] for m in members]
+        ensure(bool(set.intersection(*keys)), f"without a key that all have: {members}")
         several = len({m.node for m in members}) > 1
         ensure(not several or not config.master_addr.startswith("127."), "loopback for others")
         for member in members:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -39,6 +40,10 @@ SOFTWARE = (
 SHAPES = ("auto", "auto", "explicit", "mixed", "process", "range", "plain")
 
 
+OLD, NEW = b"o" * 32, b"n" * 32
+"""Cluster keys, of which one follows the other."""
+
+
 class Scenario:
     """Plans one run. The faults stop at FAULTS_END_S; then everything heals and must converge."""
 
@@ -66,6 +71,7 @@ class Scenario:
         self._pids = 0
         # A source of its own, so that older seeds still play what they played.
         self._tastes = random.Random(f"software {seed}")
+        self._keyring = random.Random(f"keys {seed}")
         self.choosy = self._tastes.choice((0.0, 0.0, 0.3))
 
     # ------------------------------------------------------------ clients
@@ -223,6 +229,28 @@ class Scenario:
         )
         for _ in range(self.rng.choice((0, 1, 3, 8))):
             self.world.clock.at(self.rng.uniform(0, FAULTS_END_S), self.rng.choice(kinds))
+        self._plan_keys()
+
+    def _plan_keys(self) -> None:
+        """Now and then a host has another key for a while, or all of them change theirs."""
+        keyring, world = self._keyring, self.world
+        if keyring.random() < 0.1:
+            when, host = keyring.uniform(0, FAULTS_END_S), keyring.randrange(self.hosts)
+            world.clock.at(when, lambda: self._stranger(host))
+        elif keyring.random() < 0.2:
+            for host in range(self.hosts):
+                world.rekey(host, (OLD,))
+            start_s = keyring.uniform(0, FAULTS_END_S / 2)
+            for n, keys in enumerate(((OLD, NEW), (NEW, OLD), (NEW,))):
+                for host in range(self.hosts):
+                    when = start_s + 5.0 * n + keyring.uniform(0.0, 4.0)
+                    world.clock.at(when, partial(world.rekey, host, keys))
+
+    def _stranger(self, host: int) -> None:
+        self.world.harmed = True
+        self.world.crash(host)
+        self.world.keys[host] = (b"s" * 32,)
+        self.world.restart(host)
 
     def _daemon(self) -> Daemon:
         return self.rng.choice(self.world.daemons)
@@ -366,6 +394,10 @@ class Scenario:
         for host in range(self.hosts):
             self.world.restart(host)
             self.world.daemons[host].version = None
+            if self.world.keys.get(host, ())[:1] == (b"s" * 32,):  # as its administrator mends it
+                self.world.crash(host)
+                self.world.keys[host] = ()
+                self.world.restart(host)
             self.world.addresses(host)
 
     def clear_away(self) -> dict[JobId, list[Client]]:

@@ -1,4 +1,5 @@
-"""A daemon that crashes at any transition, and starts again, harms nobody else."""
+"""A daemon that crashes at any transition, before, between or after the actions that follow, and
+starts again, harms nobody else."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from mingled.core.table import TRANSITIONS, State, Trigger
 from tests.sim.run import run
 
 CRASHES = 3
-"""Of each kind, over as many seeds as it takes."""
+"""Of each kind, over as many seeds as it takes: some, none or all of its actions are done then."""
 
 SEEDS_MAX = 1_000
 """The rarest transition comes once in 100 seeds."""
@@ -17,7 +18,7 @@ SEEDS_MAX = 1_000
 @pytest.mark.parametrize(
     ("state", "trigger", "after"), [(s, t, after) for (s, t), after in TRANSITIONS.items()]
 )
-def test_a_crash_right_after(state: State, trigger: Trigger, after: State) -> None:
+def test_fault_01_a_crash_at_any_transition(state: State, trigger: Trigger, after: State) -> None:
     crashed = seed = 0
     while crashed < CRASHES and seed < SEEDS_MAX:
         played = run(seed, mine=f"{state} --{trigger}--> {after}")

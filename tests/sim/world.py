@@ -39,8 +39,9 @@ DECISIVE = (Prepare, Ack, Commit)
 class Daemon:
     """One life of a daemon: it ends with a crash, and its successor has another node id."""
 
-    def __init__(self, world: World, host: int) -> None:
+    def __init__(self, world: World, host: int, keys: tuple[bytes, ...] = ()) -> None:
         rng = world.rng
+        self.keys = keys
         self.host = host
         self.node = NodeId(f"{rng.getrandbits(128):032x}")
         self.alive = True
@@ -55,6 +56,9 @@ class Daemon:
             ring_port=RING_PORT,
             addresses=addresses_of(host, world.air.networks),
         )
+        self.realms: dict[Label, bytes] = {}  #: the seed of each, as the peer link knows them
+        for action in self.core.handle(events.KeysChanged(keys=keys), self.boot):
+            self.trusts(action)
         self.ends: dict[int, tuple[Link, Side]] = {}
         self.opening: set[int] = set()
         self.adverts: dict[Nonce, Advert] = {}
@@ -65,6 +69,13 @@ class Daemon:
         self.tick_at: float | None = None
         self.ticked_at = -1.0
         self.spins = 0
+
+    def trusts(self, action: actions.Action) -> None:
+        match action:
+            case actions.Trust():
+                self.realms[action.realm.label] = action.realm.seed
+            case actions.Distrust():
+                del self.realms[action.label]
 
 
 class World:
@@ -82,7 +93,9 @@ class World:
         self.brittle = 0.0  #: share of PREPARE, ACK and COMMIT that take their link with them
         self.fickle = 0.0  #: share of PREPAREs upon which somebody who waits goes away
         self.portless = 0.0  #: share of tries to open a port that fail
-        self.mine: str | None = None  #: a daemon that takes this transition crashes at once
+        self.mine: str | None = (
+            None  #: a daemon that takes this transition crashes among its actions
+        )
         self.mines_left = 3
         self.past_adverts: list[Advert] = []
         self.answers: list[actions.Answer | actions.Describe] = []
@@ -90,8 +103,26 @@ class World:
         self.rejoins = 0.0  #: share of those that join again when somebody is lost
         self.shut_in: set[int] = set()  #: hosts whose link port a firewall closes
         self.harmed = False  #: a host was out of reach for a while
-        self.daemons = [Daemon(self, host) for host in range(hosts)]
+        self.keys: dict[int, tuple[bytes, ...]] = {}  #: of a host; none where it is not in here
+        self.had: dict[NodeId, set[bytes]] = {}  #: keys that a daemon has ever had
+        self.daemons = [self._daemon(host) for host in range(hosts)]
         self._requests = 0
+
+    def _daemon(self, host: int) -> Daemon:
+        daemon = Daemon(self, host, self.keys.get(host, ()))
+        self.had[daemon.node] = set(daemon.keys or (b"",))
+        return daemon
+
+    def rekey(self, host: int, keys: tuple[bytes, ...]) -> None:
+        """Its key file is changed."""
+        daemon = self.daemons[host]
+        if self.keys.get(host, ()) == keys:
+            return
+        self.keys[host] = keys
+        if daemon.alive:
+            self.note(host, f"has keys {[key[:1].decode() for key in keys]}")
+            self.had[daemon.node] |= set(keys or (b"",))
+            self.deliver(daemon, events.KeysChanged(keys=keys))
 
     # ------------------------------------------------------------ events in, actions out
 
@@ -104,10 +135,15 @@ class World:
         if isinstance(event, events.JoinAsked):
             self._asked(daemon, self.clients[event.participant])
         self.log.append((self.clock.now, daemon.host, "<-", event))
-        for action in daemon.core.handle(event, self.clock.now + daemon.boot):
+        todo = daemon.core.handle(event, self.clock.now + daemon.boot)
+        mined = self.mine is not None and self._steps_on_mine(daemon)
+        if mined:  # it dies before any of its actions, between two, or after the last
+            todo = todo[: self.rng.randint(0, len(todo))]
+        for action in todo:
             self.log.append((self.clock.now, daemon.host, "->", action))
             self._perform(daemon, action)
-        if self.mine is not None and self._steps_on_mine(daemon):
+        if mined:
+            self._dies_for_a_while(daemon)
             return
         deadline = self._deadline(daemon)
         if self.rng.random() < EARLY_SHARE:
@@ -124,10 +160,12 @@ class World:
         if self.mine not in last or not self.mines_left:
             return False
         self.mines_left -= 1
+        return True
+
+    def _dies_for_a_while(self, daemon: Daemon) -> None:
         self.crash(daemon.host)
         back = self.clock.now + self.rng.choice((0.05, 2.0))
         self.clock.at(back, lambda: self.restart(daemon.host))
-        return True
 
     def _deadline(self, daemon: Daemon) -> float | None:
         """In the world's time. Rounded up by a hair: a tick must not come too early."""
@@ -198,6 +236,8 @@ class World:
                     if self._hears(daemon, other):
                         answer = partial(self.answer, other, daemon, action.unicast)
                         self.clock.at(self.clock.now + self.air.delay(), answer)
+            case actions.Trust() | actions.Distrust():
+                daemon.trusts(action)
             case actions.OpenLink():
                 self._open(daemon, action)
             case actions.SendFrame():
@@ -426,7 +466,7 @@ class World:
             ):
                 slow = True
             elif self.daemons[place[0]].alive and action.port == LINK_PORT:
-                connect = partial(self.connect, daemon, action.link, *place)
+                connect = partial(self.connect, daemon, action.link, action.label, *place)
                 late_s = self.air.anew(ANEW_S, 2)
                 if late_s >= CONNECT_S:
                     slow = True
@@ -444,15 +484,15 @@ class World:
             failed = events.LinkFailed(link=link, reason=reason, answered=answered)
             self.deliver(daemon, failed)
 
-    def connect(self, daemon: Daemon, number: int, host: int, network: int) -> None:
+    def connect(self, daemon: Daemon, number: int, label: Label, host: int, network: int) -> None:
         other = self.daemons[host]
+        if number not in daemon.opening:
+            return
         if not (daemon.alive and self.air.talks(daemon.host, host, network)):
             self.failed(daemon, number, answered=False)
             return
-        if not other.alive:
+        if not other.alive or other.realms.get(label, b"") != daemon.realms[label]:
             self.failed(daemon, number, answered=True)
-            return
-        if number not in daemon.opening:
             return
         daemon.opening.discard(number)
         other.accepted += 2
@@ -464,7 +504,9 @@ class World:
         mine = addresses_of(daemon.host, self.air.networks)[network]
         self.deliver(
             other,
-            events.LinkAccepted(link=acceptor.number, local=theirs, remote_address=mine.address),
+            events.LinkAccepted(
+                link=acceptor.number, local=theirs, remote_address=mine.address, label=label
+            ),
         )
         self.deliver(
             daemon, events.LinkOpened(link=number, local=mine, remote_address=theirs.address)
@@ -566,7 +608,7 @@ class World:
     def restart(self, host: int) -> None:
         if not self.daemons[host].alive:
             self.air.down.discard(host)
-            self.daemons[host] = daemon = Daemon(self, host)
+            self.daemons[host] = daemon = self._daemon(host)
             self.note(host, "daemon starts")
             for client in self.clients.values():
                 lives = client.host == host and client.config is not None and not client.gone
