@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mingled.core import local
 from mingled.core.config import Config
+from mingled.core.heard import printable
 from mingled.core.words import Form, distinct
 
 HOSTS_NAMED_MAX = 16
@@ -14,8 +15,8 @@ HOSTS_NAMED_MAX = 16
 
 
 def clean(text: str) -> str:
-    """Without control characters: a host name must not be able to repaint the terminal."""
-    return "".join(c if c.isprintable() else "�" for c in text)
+    """Text for a terminal, whoever it is from: this is the one place where it is made harmless."""
+    return printable(text)
 
 
 # ---------------------------------------------------------------- before a round

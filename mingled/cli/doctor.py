@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 import click
-import msgspec
 
 from mingled.cli.blocks import shown_columns, wrapped
 from mingled.cli.firewall import configured
+from mingled.cli.json_lines import print_json
 from mingled.core.peers import check_peers, listed
 from mingled.core.words import JobId
 from mingled.doctor.model import Finding, Result
@@ -52,7 +52,7 @@ def command(job: str | None, peers: tuple[str, ...], as_json: bool) -> None:
     check_peers(named)
     findings = asyncio.run(run(named, JobId(job) if job is not None else None, ports=configured()))
     if as_json:
-        sys.stdout.write(msgspec.json.encode(findings).decode() + "\n")
+        print_json(findings)
     else:
         show(findings)
     if any(finding.result == "fail" for finding in findings):

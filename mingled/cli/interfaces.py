@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import msgspec
 from mingled.cli import configuration
 from mingled.cli.blocks import Block, print_blocks
 from mingled.cli.forms import check_given
+from mingled.cli.json_lines import print_json
 from mingled.core.peers import listed
 from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
@@ -109,7 +109,7 @@ def command(
     pairs = sorted(zip(facts.links, verdicts, strict=True), key=_order)
     if as_json:
         shown = [_shown(link, verdict, facts.exact) for link, verdict in pairs]
-        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+        print_json(shown)
         return
     print_blocks([_block(link, verdict) for link, verdict in pairs])
 
@@ -145,7 +145,7 @@ def _wishes(only: tuple[str, ...], subnets: tuple[str, ...]) -> tuple[_Wish, _Wi
 def _same_subnet(facts: Facts, pair: tuple[str, str], as_json: bool) -> None:
     answer = same_subnet(facts, *pair)
     if as_json:
-        sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
+        print_json(answer)
     else:
         word = {True: "yes", False: "no", None: "unknown"}[answer.yes]
         print(clean(f"{word}: {answer.why}"))

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from mingled import keys
+from mingled.cli.json_lines import print_json
 from mingled.core.secrets import KEY_BYTES, KEYS_MAX, key_id_of
 from mingled.errors import BadInput
 from mingled.wording import clean
@@ -117,7 +118,7 @@ def id_(file: str | None, as_json: bool) -> None:
     found = keys.load(_place(file))
     every = [Key(key_id_of(key), presented=n == 0) for n, key in enumerate(found)]
     if as_json:
-        sys.stdout.write(msgspec.json.encode(every).decode() + "\n")
+        print_json(every)
         return
     for key in every:
         click.echo(f"{key.id}  {'presented' if key.presented else 'accepted'}")

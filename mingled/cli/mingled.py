@@ -15,6 +15,7 @@ from mingled import __version__
 from mingled.cli import configuration
 from mingled.core.peers import check_peers, listed
 from mingled.errors import MingleError
+from mingled.wording import clean
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -119,13 +120,11 @@ def command(
         os._exit(0)  # the client goes on once `ready_fd` speaks
 
     import asyncio
-    import logging
 
+    from mingled import logs
     from mingled.daemon import LINK_PORT, Daemon, Options
 
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logs.configure(log_level.upper())
     _raise_descriptors()
     options = Options(
         socket=socket_path,
@@ -156,7 +155,7 @@ def command(
         sentence = _with_origin(ctx, str(error))
         if ready_fd is not None:
             _say(ready_fd, sentence)
-        click.echo(f"mingled: {sentence}", err=True)
+        click.echo(f"mingled: {clean(sentence)}", err=True)
         raise SystemExit(error.exit_code) from None
 
 
@@ -219,7 +218,7 @@ def _ready_fd(words: Sequence[str]) -> int | None:
 
 def _say(fd: int, word: str) -> None:
     try:
-        os.write(fd, word.replace("\n", " ").encode() + b"\n")
+        os.write(fd, clean(word).encode() + b"\n")
         os.close(fd)
     except OSError:
         pass  # the client did not wait
@@ -261,11 +260,11 @@ def main() -> None:
         _tell_client(sentence)
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)
-        click.echo(f"mingled: {sentence}", err=True)
+        click.echo(f"mingled: {clean(sentence)}", err=True)
         raise SystemExit(error.exit_code) from None
     except MingleError as error:  # the configuration file's
         _tell_client(str(error))
-        click.echo(f"mingled: {error}", err=True)
+        click.echo(f"mingled: {clean(str(error))}", err=True)
         raise SystemExit(error.exit_code) from None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Literal
 
 import click
 import msgspec
 
 from mingled.cli.blocks import Block, milliseconds, print_blocks
+from mingled.cli.json_lines import print_json
 from mingled.net import neighbors as net
 from mingled.net.ping import Activity, Outcome, PingForbidden, probe
 from mingled.wording import clean
@@ -37,7 +37,7 @@ def command(with_ping: bool, as_json: bool) -> None:
     outcomes = _probed(found) if with_ping else {}
     if as_json:
         shown = [_shown(n, outcomes.get(n.scoped)) for n in found]
-        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+        print_json(shown)
         return
     if not found:
         click.echo(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 
 import click
 import msgspec
@@ -12,6 +11,7 @@ import msgspec
 from mingled.cli.blocks import Block, print_blocks
 from mingled.cli.firewall import configured
 from mingled.cli.forms import seconds
+from mingled.cli.json_lines import print_json
 from mingled.cli.status import duration
 from mingled.core.peers import check_peers, listed
 from mingled.core.secrets import NO_KEY_ID
@@ -67,7 +67,7 @@ def command(as_json: bool, peers: tuple[str, ...], within: str) -> None:
     found = find(peers, within, "mingle nodes")
     shown = [_shown(seen, found.local.jobs) for seen in found.seen]
     if as_json:
-        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+        print_json(shown)
         return
     if not shown:
         click.echo(

@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from mingled.cli.blocks import milliseconds, print_line
+from mingled.cli.json_lines import print_json
 from mingled.core import local
 from mingled.core.peers import listed, parse_peer
 from mingled.errors import BadInput, MingleError
@@ -104,7 +105,7 @@ def command(target: str, count: int, interval_s: float, timeout_s: float, as_jso
     outcome = ping(address, count=count, interval_s=interval_s, timeout_s=timeout_s, told=told)
     if as_json:
         shown = _shown(target, known_by, outcome)
-        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+        print_json(shown)
     else:
         for line in _summary(target, outcome):
             print_line(line)

@@ -15,7 +15,7 @@ import msgspec
 from mingled import client
 from mingled.cli import shell
 from mingled.cli.display import Display
-from mingled.core.codec import encode
+from mingled.cli.json_lines import json_text
 from mingled.core.config import Config
 from mingled.errors import MingleError
 from mingled.frameworks.dialects import hostfiles
@@ -62,7 +62,7 @@ def show(lease: client.Lease, chosen: Chosen, format_: str, display: Display) ->
         token = f"{lease.connection.path}#{lease.token}"
         if format_ == "json":
             printed = _Printed(lease.config, changes.values, token)
-            text = encode(printed).decode()
+            text = json_text(printed) + "\n"
         elif evaluated:
             text = shell.assignments(changes.values, changes.unset, adopt=_adopting(token))
         else:

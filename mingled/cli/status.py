@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from mingled import client
+from mingled.cli.json_lines import print_json
 from mingled.core import local
 from mingled.core.secrets import NO_KEY_ID
 from mingled.core.words import Form, JobId
@@ -39,7 +38,7 @@ def status(as_json: bool) -> None:
     """This machine's daemons, their jobs, participants, leader, state and addresses."""
     found = reports()
     if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        print_json(found)
         return
     if not found:
         click.echo("mingle status: no daemon runs here; the next mingle-wait starts one", err=True)

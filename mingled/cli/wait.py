@@ -389,7 +389,8 @@ def main(args: list[str] | None = None) -> None:
         _fail(error.exit_code, str(error), evaluated)
     except Exception as error:  # not ours: say it whole, but let `eval` fail too
         traceback = importlib.import_module("traceback")
-        click.echo(traceback.format_exc(), err=True, nl=False)
+        for line in traceback.format_exc().splitlines():
+            click.echo(clean(line), err=True)
         _fail(1, f"{type(error).__name__}: {error}", evaluated)
 
 

@@ -45,6 +45,11 @@ def encode(message: msgspec.Struct) -> bytes:
     return _encoder.encode(message) + b"\n"
 
 
+def json(value: Any) -> bytes:
+    """Anything made of what messages hold, as JSON."""
+    return _encoder.encode(value)
+
+
 class Decoder(Generic[T]):
     """Lines to messages of one tagged union. Unknown fields are ignored.
 

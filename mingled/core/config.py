@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mingled.core.heard import HexId, IpText, Name
 from mingled.core.words import Form, Nonce
 
 
@@ -15,11 +16,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     local_index: int  #: its place among the participants of its node, from 0
     nproc: int  #: processes that it stands for: `nproc_per_node` of a launcher, else 1
     global_rank: int  #: global rank of its first process
-    host: str  #: its node's host name, for people
-    address: str  #: the literal IP address at which its node was reached
-    user: str  #: the user who joined, by name
-    node: str  #: node id
-    participant: str  #: participant id
+    host: Name  #: its node's host name, for people
+    address: IpText  #: the literal IP address at which its node was reached
+    user: Name  #: the user who joined, by name
+    node: HexId  #: node id
+    participant: HexId  #: participant id
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,10 +35,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     round: int  #: 1 for the first round that this claim sealed
     claim: Nonce  #: the leader's claim nonce
     rank: int  #: this participant's place: node rank (launcher), rank (process), as given (plain)
-    master_addr: str  #: literal IP of the node of rank 0, reached by this node
+    master_addr: IpText  #: literal IP of the node of rank 0, reached by this node
     master_port: int
-    interface: str | None  #: this node's interface on the proven path; None where it is not known
-    address: str | None  #: this node's own address on that path
+    interface: Name | None  #: this node's interface on the proven path; None where it is not known
+    address: IpText | None  #: this node's own address on that path
     nnodes: int  #: nodes in the round
     node_rank: int
     nproc_per_node: int  #: processes this participant stands for
@@ -46,5 +47,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     local_rank: int  #: process form: rank among this node's participants; else 0
     local_world_size: int  #: processes on this node
     members: tuple[Member, ...]  #: by rank
-    leader_host: str
-    leader_link: tuple[str, int] | None = None  #: address and port of rank 0's daemon, as reached
+    leader_host: Name
+    leader_link: tuple[IpText, int] | None = (
+        None  #: address and port of rank 0's daemon, as reached
+    )

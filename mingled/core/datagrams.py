@@ -15,6 +15,7 @@ import msgspec
 
 from mingled.core import codec, reach
 from mingled.core.codec import Decoder
+from mingled.core.heard import printable
 from mingled.core.messages import ADDRESSES_MAX, HOST_CHARS_MAX, Advert
 from mingled.core.words import Label, NodeId, Nonce
 from mingled.errors import BadInput
@@ -46,7 +47,7 @@ _INTERFACE = re.compile(r"[^\s/%\x00-\x1f]{0,15}")
 
 def printable_host(name: str) -> str:
     """A host name as the others take it."""
-    return "".join(c if c.isprintable() else "?" for c in name)[:HOST_CHARS_MAX]
+    return printable(name)[:HOST_CHARS_MAX]
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import msgspec
 
 from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Config
+from mingled.core.heard import Sentence
 from mingled.core.messages import Fate, Running, Seen, check_shape
 from mingled.core.peers import check_peers, check_subnets
 from mingled.core.software import Software, check_items
@@ -63,7 +64,7 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     wait: bool = True  #: for the next round, if one runs; else refuse
     any_user: bool = False  #: other users' participants are welcome
     stop_grace_s: float = STOP_GRACE_S  #: what CMD may need to end before it joins again
-    lost: str = ""  #: this replaces a join of the same process whose run failed: how
+    lost: Sentence = ""  #: this replaces a join of the same process whose run failed: how
     store: bool = False  #: as rank 0, this client opens the store itself: it is sent OpenStore
     #: ... and has it listen on the address that OpenStore names, on no other: a round whose members
     #: would have to come by several is not sealed
@@ -160,7 +161,7 @@ class StoreFailed(Local, tag="store-failed", frozen=True, kw_only=True):
 
     version: tuple[int, int] = VERSION
     proof: Nonce
-    reason: str
+    reason: Sentence
 
 
 class Alive(Local, tag="alive", frozen=True, kw_only=True):
@@ -184,7 +185,7 @@ class Leave(Local, tag="leave", frozen=True, kw_only=True):
     job: JobId
     participant: ParticipantId | None = None
     lost: bool = False  #: it failed: the others are told of a loss
-    reason: str = ""
+    reason: Sentence = ""
     closes: bool = False  #: the run is over: whoever waits for a next round is told so
 
 

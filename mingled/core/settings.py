@@ -126,6 +126,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jobs_max: int = 1_024
     """Jobs on one daemon; each costs some KiB."""
 
+    jobs_per_user_max: int = 256
+    """A quarter of them: one user must not shut out the rest."""
+
+    seats_per_user_max: int = 4_096
+    """Local participants in all jobs of one user, those that run included; each holds a pidfd."""
+
     links_unbound_max: int = 256
     """Accepted connections that have not said yet what they want."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mingled.core import actions, local
+from mingled.core import actions, local, lookalikes
 from mingled.core.messages import NAMES_SHOWN_MAX, Seen
 from mingled.core.seat import Seat
 from mingled.core.secrets import NO_KEY_ID
@@ -93,6 +93,9 @@ class Views:
         heard = job.pursuit is not None and job.pursuit.leader is not None
         if not seat.waiting or heard or (job.claim is not None and job.claim.sessions):
             return
+        alike = lookalikes.advertised(job)
+        if alike:
+            job.warn(seat, alike)
         sentence = (
             f"job {job.job}: nobody else was heard for {job.ctx.settings.hint_after_s:g} s. This "
             f"node listens on {job.home.listening_on()}. Do the others use the same --job, and are "

@@ -3,85 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import os
 import socket
-import stat
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
-from mingled import locks
 from mingled.core import events, local
 from mingled.core.codec import check_version, encode
 from mingled.core.words import ParticipantId
-from mingled.errors import BadInput, DaemonError, MingleError, NotPermitted, Refused
+from mingled.edges.door import Door
+from mingled.edges.listener import Listener
+from mingled.errors import BadInput, DaemonError, MingleError, NotPermitted
 from mingled.namespaces import pid_namespace
 from mingled.processes import ancestors, open_peer, open_pid
 
+__all__ = ["Control", "Listener"]
+
 FIRST_LINE_S = 5.0
-"""A client that connects and says nothing holds a descriptor: not for longer than this."""
+"""A client that connects and says nothing holds a descriptor: not for longer than this. Any later
+line is to be whole within this as well, once it has begun."""
 
-CLIENTS_PER_USER_MAX = 1_024
-"""Connections of one user: more than the processes of any node; one user must not shut out the
-rest."""
+UNSENT_BYTES_MAX = 1024 * 1024
+"""A client that does not read is hung up on before it costs more memory than this; a minute's
+progress lines are a tenth of it. A roster, which can be 3 MiB, comes on top, once."""
 
-UNSENT_BYTES_MAX = 8 * 1024 * 1024
-"""A client that does not read is hung up on before it costs more memory than this."""
-
-
-class Listener:
-    """The bound socket, and the lock that makes it ours."""
-
-    def __init__(self, path: Path, mode: int) -> None:
-        """Listen at `path`. asyncio's own server silently replaces a live daemon's socket, so a
-        lock is taken first, and a socket file is only removed by whoever holds it. Raises
-        `DaemonError`."""
-        self.path = path
-        self._lock_path = path.with_name(path.name + ".lock")
-        try:
-            self._lock = locks.acquire(self._lock_path, wait=False)
-        except BlockingIOError:
-            raise DaemonError(
-                f"another mingled already serves {path}; see `mingle status`, or give --socket "
-                "another path"
-            ) from None
-        except OSError as error:
-            raise DaemonError(
-                f"{self._lock_path}: {error.strerror}; make its folder, or give --socket another "
-                "path"
-            ) from None
-        try:
-            self.sock = _listen(path, mode)
-        except BaseException:
-            locks.release(self._lock, self._lock_path)
-            raise
-
-    def close(self) -> None:
-        """Leave no file."""
-        self.path.unlink(missing_ok=True)
-        locks.release(self._lock, self._lock_path)
-
-
-def _listen(path: Path, mode: int) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise DaemonError(f"{path} is there and is no socket; remove it or choose another path")
-        path.unlink()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~mode)
-    try:
-        sock.bind(str(path))
-    except OSError as error:
-        sock.close()
-        reason = error.strerror or error  # "AF_UNIX path too long" is Python's own
-        raise DaemonError(f"{path}: {reason}; give --socket another path") from None
-    finally:
-        os.umask(before)
-    sock.listen(128)
-    return sock
+log = logging.getLogger("mingled")
 
 
 class _OtherNamespace(NotPermitted):
@@ -91,26 +39,55 @@ class _OtherNamespace(NotPermitted):
 class _Client:
     """One connection."""
 
-    def __init__(self, writer: asyncio.StreamWriter, uid: int) -> None:
-        self.writer = writer
+    def __init__(self, sock: socket.socket, uid: int) -> None:
+        self.sock = sock
         self.uid = uid
+        self.holder, self.pidfd = open_peer(sock)
+        self.writer: asyncio.StreamWriter | None = None  #: before it was listened to
         self.participant: ParticipantId | None = None
         self.reattach: int | None = None  #: its request to be a participant's, unanswered
-        self.pidfd: int | None = None
+        self.asked = False  #: for anything yet
+        self._roster_bytes = 0
 
     @property
     def stays(self) -> bool:
         """Whether it may say nothing for as long as it likes."""
         return self.participant is not None or self.reattach is not None
 
+    def take_pidfd(self) -> int | None:
+        """The caller's to close. There is one join a connection, so it is asked for once."""
+        pidfd, self.pidfd = self.pidfd, None
+        return pidfd
+
     def send(self, message: local.Local) -> None:
+        if self.writer is None or self.writer.transport.is_closing():
+            return
+        unsent_max = UNSENT_BYTES_MAX + self._roster_bytes
+        if self.writer.transport.get_write_buffer_size() > unsent_max:
+            self.writer.transport.abort()
+            return
+        line = encode(message)
+        if isinstance(message, local.Ready):
+            self._roster_bytes = len(line)
+        self.writer.write(line)
+
+    def close(self) -> None:
+        """What was written still goes out, if it is read."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def end(self) -> None:
+        """Leave no descriptor: for whoever does not read, not for long either."""
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+        if self.writer is None:
+            self.sock.close()
+            return
+        self.writer.close()
         transport = self.writer.transport
-        if transport.is_closing():
-            return
-        if transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
-            transport.abort()
-            return
-        self.writer.write(encode(message))
+        if transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(FIRST_LINE_S, transport.abort)
 
 
 class Control:
@@ -125,24 +102,21 @@ class Control:
         self._emit = emit
         self._watch = watch
         self._netns = netns
-        self._server: asyncio.Server | None = None
+        self._door: Door | None = None
         self._participants: dict[ParticipantId, _Client] = {}
         self._requests: dict[int, _Client] = {}
         self._opened: dict[int, tuple[int, int]] = {}  #: holders to be: pid and its pidfd
         self._count = 0
-        self._per_user: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, sock: socket.socket) -> None:
-        # cleanup_socket (3.13) would unlink by path what may be a successor's.
-        self._server = await asyncio.start_unix_server(
-            self._serve, sock=sock, limit=local.LINE_SIZE_BYTES_MAX
-        )
+        self._door = Door(sock, self._let_in)
+        self._door.open()
 
     async def close(self) -> None:
         """What was written still goes out; then every connection ends."""
-        if self._server is not None:
-            self._server.close()
+        if self._door is not None:
+            self._door.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -164,7 +138,7 @@ class Control:
             if client.reattach == request:
                 client.reattach = None
                 if client.participant is None:  # refused
-                    client.writer.close()
+                    client.close()
         opened = self._opened.pop(request, None)
         if opened is not None:
             os.close(opened[1])
@@ -190,83 +164,75 @@ class Control:
         client = self._participants.pop(participant, None)
         if client is not None:
             client.participant = None
-            client.writer.close()
+            client.close()
 
     # ------------------------------------------------------------ clients
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _let_in(self, sock: socket.socket, uid: int) -> None:
+        client = _Client(sock, uid)
+        task = asyncio.get_running_loop().create_task(self._serve(client))
         self._tasks.add(task)
-        sock: socket.socket = writer.get_extra_info("socket")
-        holder, pidfd = open_peer(sock)
-        client = _Client(writer, holder.uid)
-        client.pidfd = pidfd
-        self._per_user[client.uid] += 1
+        # Not in the task itself: one that is cancelled before it began would leave all open.
+        task.add_done_callback(lambda task: self._hung_up(client, task))
+
+    async def _serve(self, client: _Client) -> None:
+        reader, client.writer = await asyncio.open_unix_connection(
+            sock=client.sock, limit=local.LINE_SIZE_BYTES_MAX
+        )
         try:
-            if self._per_user[client.uid] > CLIENTS_PER_USER_MAX:
-                count = self._per_user[client.uid] - 1
-                raise Refused(f"{holder.user} has {count} connections to this daemon already")
-            await self._read(reader, client, holder)
+            while (line := await self._line(reader, client)) is not None:
+                self._request(local.request_decoder.decode(line), client)
         except MingleError as error:
             client.send(local.Failed(code=error.code, sentence=str(error)))
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
             pass
-        finally:
-            self._hung_up(client)
-            self._tasks.discard(task)
 
-    def _hung_up(self, client: _Client) -> None:
-        self._per_user[client.uid] -= 1
-        if not self._per_user[client.uid]:
-            del self._per_user[client.uid]
-        if client.pidfd is not None:
-            os.close(client.pidfd)
+    def _hung_up(self, client: _Client, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("bug: a client was not answered", exc_info=task.exception())
+        if self._door is not None:
+            self._door.left(client.uid)
         self._requests = {n: c for n, c in self._requests.items() if c is not client}
         if client.participant is not None:
             self._participants.pop(client.participant, None)
             self._emit(events.ClientVanished(participant=client.participant))
-        client.writer.close()
+        client.end()
 
-    async def _read(
-        self, reader: asyncio.StreamReader, client: _Client, holder: events.Holder
-    ) -> None:
-        timeout: float | None = FIRST_LINE_S
-        asked = False
-        while True:
-            try:
-                async with asyncio.timeout(timeout):
-                    line = await reader.readuntil(b"\n")
-            except TimeoutError:
-                if asked:
-                    return
-                raise BadInput(
-                    f"no request within {FIRST_LINE_S:g} s; one JSON line each"
-                ) from None
-            except asyncio.LimitOverrunError:
-                limit = local.LINE_SIZE_BYTES_MAX
-                raise BadInput(f"a line longer than {limit} bytes; one JSON line each") from None
-            except asyncio.IncompleteReadError:
-                return
-            self._request(local.request_decoder.decode(line), client, holder)
-            asked = True
-            # A participant stays; whoever only asked makes room for others.
-            timeout = None if client.stays else FIRST_LINE_S
+    async def _line(self, reader: asyncio.StreamReader, client: _Client) -> bytes | None:
+        """The next line, None at the end. A participant may say nothing for as long as it likes;
+        whoever only asks makes room for others, and so does whoever does not read the answers."""
+        assert client.writer is not None
+        begun = b""
+        if client.stays:
+            begun = await reader.read(1)
+            if not begun or begun == b"\n":
+                return begun or None
+        try:
+            async with asyncio.timeout(FIRST_LINE_S):
+                if not client.stays:
+                    await client.writer.drain()
+                return begun + await reader.readuntil(b"\n")
+        except TimeoutError:
+            if client.asked and not begun:
+                return None
+            raise BadInput(f"no request within {FIRST_LINE_S:g} s; one JSON line each") from None
+        except asyncio.LimitOverrunError:
+            limit = local.LINE_SIZE_BYTES_MAX
+            raise BadInput(f"a line longer than {limit} bytes; one JSON line each") from None
+        except asyncio.IncompleteReadError:
+            return None
 
-    def _request(
-        self,
-        request: local.Request,
-        client: _Client,
-        holder: events.Holder,
-    ) -> None:
+    def _request(self, request: local.Request, client: _Client) -> None:
         # A status request without a version is a person with socat.
-        check_version(request.version, f"the client (pid {holder.pid})")
+        check_version(request.version, f"the client (pid {client.holder.pid})")
+        client.asked = True
         self._count += 1
         match request:
             case local.Join():
-                self._join(request, client, holder)
+                self._join(request, client)
             case local.Reattach():
-                self._reattach(request, client, holder)
+                self._reattach(request, client)
             case local.StoreOpened():
                 self._emit(
                     events.StoreOpened(
@@ -319,34 +285,37 @@ class Control:
                 self._requests[self._count] = client
                 self._emit(events.StatusAsked(request=self._count, uid=client.uid))
 
-    def _join(self, join: local.Join, client: _Client, holder: events.Holder) -> None:
-        self._check(join, client, holder)
+    def _join(self, join: local.Join, client: _Client) -> None:
+        holder = client.holder
+        self._check(join, client)
         participant = ParticipantId(os.urandom(16).hex())
         client.participant = participant
         self._participants[participant] = client
-        if client.pidfd is not None:
-            self._watch(participant, holder.pid, os.dup(client.pidfd))
+        pidfd = client.take_pidfd()
+        if pidfd is not None:
+            self._watch(participant, holder.pid, pidfd)
         if join.adopt:  # the shell that evaluates is above the process that asks
             holder = msgspec.structs.replace(holder, ancestors=ancestors(holder.pid))
         self._emit(events.JoinAsked(participant=participant, join=join, holder=holder))
 
-    def _reattach(self, asked: local.Reattach, client: _Client, holder: events.Holder) -> None:
-        self._check(asked.join, client, holder)
+    def _reattach(self, asked: local.Reattach, client: _Client) -> None:
+        self._check(asked.join, client)
         client.reattach = self._count
         self._requests[self._count] = client
-        if client.pidfd is not None:  # its own copy: the client may hang up before it is seated
-            self._opened[self._count] = (holder.pid, os.dup(client.pidfd))
+        pidfd = client.take_pidfd()
+        if pidfd is not None:  # no longer the client's, which may hang up before it is seated
+            self._opened[self._count] = (client.holder.pid, pidfd)
         self._emit(
             events.ReattachAsked(
                 request=self._count,
                 participant=asked.participant,
                 join=asked.join,
                 config=asked.config,
-                holder=holder,
+                holder=client.holder,
             )
         )
 
-    def _check(self, join: local.Join, client: _Client, holder: events.Holder) -> None:
+    def _check(self, join: local.Join, client: _Client) -> None:
         """Whether this connection can be a participant's."""
         if client.stays:
             raise BadInput(f"job {join.job}: one join a connection; open another one")
@@ -356,7 +325,7 @@ class Control:
                 f"job {join.job}: this daemon lives in network namespace {self._netns}, you in "
                 f"{join.netns}; it cannot speak for you"
             )
-        if holder.uid < 0:
+        if client.holder.uid < 0:
             raise DaemonError(f"job {join.job}: the kernel does not say who you are")
 
     @staticmethod

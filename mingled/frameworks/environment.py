@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
+from mingled.core import codec
 from mingled.core.config import Config
 from mingled.core.words import Form
 from mingled.errors import BadInput
@@ -166,7 +167,7 @@ def environment(
 
 def exported(values: Mapping[str, str]) -> str:
     """The record of what we set, for `MINGLE_EXPORTED`: a JSON object of names and values."""
-    return msgspec.json.encode(dict(values)).decode()
+    return codec.json(dict(values)).decode()
 
 
 def defaults(env: Mapping[str, str]) -> dict[str, str]:

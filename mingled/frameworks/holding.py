@@ -58,12 +58,15 @@ class hold_peer_loss(contextlib.ContextDecorator):  # used as a function, as con
         if job is None or error is None or not of_a_peer(error):
             return
         rank = os.environ.get("RANK", "?")
+        from mingled.wording import clean
+
         first = str(error).strip().partition("\n")[0][:300]
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed stderr, or none
-            sys.stderr.write(
+            sentence = (
                 f"mingle: job {job}: rank {rank}: a peer is gone ({first}); waits up to "
-                f"{self._hold_s:g} s to be started anew\n"
+                f"{self._hold_s:g} s to be started anew"
             )
+            sys.stderr.write(clean(sentence) + "\n")
             sys.stderr.flush()
         wait_for_agent(self._hold_s)
 

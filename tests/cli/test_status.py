@@ -15,6 +15,7 @@ import pytest
 import mingled
 from mingled.cli import mingle, status
 from mingled.core import local
+from mingled.core.codec import Decoder
 from mingled.core.words import Form
 from tests.core.samples import REPLIES
 
@@ -52,6 +53,11 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
+def told(say: Say) -> list[local.Report]:
+    decoder: Decoder[list[local.Report]] = Decoder(list[local.Report], "status")
+    return decoder.decode(say("status --json").out.encode())
+
+
 # ---------------------------------------------------------------- real daemons
 
 
@@ -66,7 +72,7 @@ def test_no_daemon(runtime: Path, say: Say) -> None:
 def test_two_jobs_are_two_private_daemons(runtime: Path, say: Say) -> None:
     one, two = f"{ID}-one", f"{ID}-two"
     with mingled.join(one, world_size=1), mingled.join(two, nnodes=1, nproc_per_node=4):
-        first, second = msgspec.json.decode(say("status --json").out, type=list[local.Report])
+        first, second = told(say)
         jobs = {job.job: job for report in (first, second) for job in report.jobs}
         assert set(jobs) == {one, two}
         assert first.private
@@ -103,9 +109,9 @@ def test_a_daemon_that_is_named_is_the_only_one(
     runtime: Path, say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with mingled.join(ID, world_size=1):
-        (report,) = msgspec.json.decode(say("status --json").out, type=list[local.Report])
+        (report,) = told(say)
         monkeypatch.setenv("MINGLE_SOCKET", report.socket)
-        (same,) = msgspec.json.decode(say("status --json").out, type=list[local.Report])
+        (same,) = told(say)
         assert same.pid == report.pid
         monkeypatch.setenv("MINGLE_SOCKET", str(tmp_path / "none"))
         said = say("status")

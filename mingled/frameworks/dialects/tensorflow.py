@@ -12,8 +12,7 @@ import errno
 import socket
 from collections.abc import Sequence
 
-import msgspec
-
+from mingled.core import codec
 from mingled.core.config import Config, Member
 from mingled.core.local import Join
 from mingled.core.words import Form
@@ -35,7 +34,7 @@ def _port(config: Config, member: Member) -> int:
 def _tf_config(config: Config) -> str:
     task = {"type": "worker", "index": config.rank}
     said = {"cluster": {"worker": workers(config)}, "task": task}
-    return msgspec.json.encode(said).decode()
+    return codec.json(said).decode()
 
 
 def _own_port(config: Config) -> str | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import msgspec
-
+from mingled.core import codec
 from mingled.errors import BadInput
 from mingled.frameworks.dialects.model import ALL, Dialect
 
@@ -22,7 +21,7 @@ _NOT_IN_A_LINE = re.compile(r"[\x00-\x1f\x7f]")
 
 def json(values: Mapping[str, str]) -> str:
     """One object."""
-    return msgspec.json.encode(dict(values)).decode() + "\n"
+    return codec.json(dict(values)).decode() + "\n"
 
 
 def dotenv(values: Mapping[str, str]) -> str:
