@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from itertools import zip_longest
 
 import msgspec
 
 from mingled.core.events import Rung
-from mingled.core.messages import ADDRESSES_MAX, Advert
+from mingled.core.messages import ADDRESSES_MAX, Advert, NodeCard
 from mingled.core.settings import Settings
 from mingled.core.words import Label, Nonce
 
@@ -19,9 +20,11 @@ OTHERS_MAX = 4
 class Heard:
     """One claim's advert, from whichever rungs, and what came of trying it."""
 
-    __slots__ = ("advert", "by_rung", "failures", "retry_at")
+    __slots__ = ("advert", "by_rung", "failures", "place", "retry_at", "vouched")
 
-    def __init__(self, advert: Advert, rung: Rung) -> None:
+    def __init__(self, advert: Advert, rung: Rung, place: bytes) -> None:
+        self.place = place  #: in an order that nobody else can foresee
+        self.vouched: tuple[str, ...] = ()  #: addresses that its leader has named over a link
         self.by_rung: dict[Rung, Advert] = {rung: advert}
         self.advert = advert
         self.failures = 0
@@ -34,7 +37,8 @@ class Heard:
         newest = list(reversed(self.by_rung.values()))
         # In turn, so that what one rung says cannot push out what the others do.
         in_turn = zip_longest(*(advert.addresses for advert in newest))
-        addresses = tuple(dict.fromkeys(a for some in in_turn for a in some if a is not None))
+        heard = (a for some in in_turn for a in some if a is not None)
+        addresses = tuple(dict.fromkeys((*self.vouched, *heard)))
         merged = msgspec.structs.replace(newest[0], addresses=addresses[:ADDRESSES_MAX])
         before, self.advert = self.advert, merged
         same = merged.port == before.port and set(merged.addresses) == set(before.addresses)
@@ -45,8 +49,9 @@ class AdvertBook:
     """All adverts on the LAN, by label and claim. Suspects (their connection failed) stay, since a
     live leader behind a lossy link looks the same; they are tried again ever more rarely."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, salt: bytes = b"") -> None:
         self._settings = settings
+        self._salt = salt
         self._by_label: dict[Label, dict[Nonce, Heard]] = {}
         self._count = 0
 
@@ -66,11 +71,19 @@ class AdvertBook:
             known.failures, known.retry_at = 0, 0.0
             return True
         if len(claims) >= self._settings.adverts_per_label_max:
-            self._drop(advert.label, max(claims, key=lambda c: claims[c].failures))
+            # Whoever floods us with claims must not push out the one that is true: what has failed
+            # goes first, then what came last; what a leader has vouched for stays.
+            loose = [c for c in claims if not claims[c].vouched] or list(claims)
+            worst = max(loose, key=lambda c: claims[c].failures)
+            if not claims[worst].failures:
+                return False
+            self._drop(advert.label, worst)
         elif self._count >= self._settings.adverts_max:
             oldest = next(iter(self._by_label))
             self._drop(oldest, next(iter(self._by_label[oldest])))
-        self._by_label.setdefault(advert.label, {})[advert.claim] = Heard(advert, rung)
+        place = hashlib.sha256(self._salt + advert.claim.encode()).digest()
+        heard = Heard(advert, rung, place)
+        self._by_label.setdefault(advert.label, {})[advert.claim] = heard
         self._count += 1
         return True
 
@@ -87,6 +100,15 @@ class AdvertBook:
         self._drop(label, claim)
         return True
 
+    def vouch(self, advert: Advert, card: NodeCard) -> None:
+        """Over an authenticated link its leader has said where it is. That comes first from now
+        on, whatever else is heard."""
+        known = self._by_label.get(advert.label, {}).get(advert.claim)
+        if known is not None:
+            known.vouched = card.addresses
+            known.merge()
+            known.failures, known.retry_at = 0, 0.0
+
     def remove(self, label: Label, claim: Nonce) -> None:
         if claim in self._by_label.get(label, {}):
             self._drop(label, claim)
@@ -99,10 +121,10 @@ class AdvertBook:
             del self._by_label[label]
 
     def of(self, *labels: Label) -> list[Heard]:
-        """Every advert of one job, trusted ones first, then by claim: the smaller claim wins a
-        conflict, so it is the better guess."""
+        """Every advert of one job: what has failed least first, of these what a leader has vouched
+        for; then at random, so that whoever forges claims does not choose what is tried first."""
         found = [h for label in labels for h in self._by_label.get(label, {}).values()]
-        return sorted(found, key=lambda h: (h.failures, h.advert.claim))
+        return sorted(found, key=lambda h: (h.failures, not h.vouched, h.place))
 
     def others(self, key_ids: Collection[str]) -> dict[str, str]:
         """An address of each key that was heard of and is none of these, at most OTHERS_MAX."""

@@ -79,7 +79,7 @@ class Alike:
         job, seats = self._claim.job, self._plain_seats()
         own = job.home.first_address()
         parties = [_party(seat.entry(), job.ctx.host, own) for seat in seats]
-        theirs = [_party(e, session.card.host, session.remote_address) for e in entries]
+        theirs = [_party(e, session.card.host, session.address) for e in entries]
         found = differences([*parties, *theirs]) if theirs else ()
         for seat in seats:
             for sentence in found:

@@ -13,7 +13,7 @@ from mingled.core.contest import Contests
 from mingled.core.events import Address
 from mingled.core.messages import NAMES_SHOWN_MAX, Advert, Entry, Join, NodeCard, Seen
 from mingled.core.plain import Plain
-from mingled.core.reach import NAT_ADVICE, bare_advert, behind_nat, scoped_advert, ways
+from mingled.core.reach import NAT_ADVICE, bare, bare_advert, behind_nat, scoped_advert, ways
 from mingled.core.roster import Present, missing_ranks
 from mingled.core.seal import Seal
 from mingled.core.seat import Seat, owner_conflict, rank_conflict, shape_conflict
@@ -42,6 +42,12 @@ class Session(msgspec.Struct, kw_only=True):
     entries: tuple[Entry, ...]
     source: str = ""  #: from where it connects, as it sees itself
     plain: tuple[Entry, ...] = ()  #: admitted in the plain form, and still there
+
+    @property
+    def address(self) -> str:
+        """Its own, for others to connect to. Where we see another one than it does, somebody
+        between has rewritten it, or passes on what is not his."""
+        return self.source if behind_nat(self.remote_address, self.source) else self.remote_address
 
     @property
     def there(self) -> str:
@@ -154,9 +160,7 @@ class Claim:
             for entry in session.entries:
                 before = entry.before
                 if before is None:
-                    before = self.ctx.former.at(
-                        self.job.job, entry.form, session.remote_address, taken
-                    )
+                    before = self.ctx.former.at(self.job.job, entry.form, session.address, taken)
                 if before is not None:
                     taken.add(before)
                 found.append(
@@ -164,7 +168,7 @@ class Claim:
                         entry=entry,
                         node=session.card.node,
                         host=session.card.host,
-                        address=session.remote_address,
+                        address=session.address,
                         order=self._arrival(entry.participant),
                         before=before,
                     )
@@ -228,6 +232,10 @@ class Claim:
         except VersionSkew as error:
             self._refuse(link, error.code, str(error), close=True)
             return
+        if join.job != self.job.job:
+            sentence = f"job {self.job.job}: {remote} speaks of another job under its label"
+            self._refuse(link, Refused.code, sentence, close=True)
+            return
         if join.node.node == self.ctx.node:
             sentence = (
                 f"job {self.job.job}: {remote} is this very daemon on {self.ctx.host}, or copies "
@@ -251,7 +259,7 @@ class Claim:
         self.sessions[link] = session
         self.survey.came(session)
         self._warn_of_nat(session)
-        addresses = ways(remote, join.node.addresses, local_.interface)
+        addresses = ways(session.address, join.node.addresses, local_.interface)
         self.job.watches.add(
             link,
             join.node.node,
@@ -269,6 +277,7 @@ class Claim:
                 claim=self.nonce,
                 node=self.job.home.card(),
                 seen_address=remote,
+                met_address=bare(local_.address),
                 standing=self.standing(),
             ),
         )

@@ -51,6 +51,7 @@ class Contests:
         self._claim = claim
         self._ctx = claim.ctx
         self._rivals: dict[Nonce, _Rival] = {}
+        self._until: float | None = None  #: rank 0 of the plain form is held back for them
 
     def heard(self, advert: Advert, now: float) -> None:
         """An advert that is new or says something new; it is in the book, which bounds us too."""
@@ -62,6 +63,8 @@ class Contests:
             for claim in [c for c in self._rivals if c not in listed]:
                 self.gone(claim)
             self._rivals[advert.claim] = _Rival(advert=advert, next_at=now)
+            if self._until is None:
+                self._until = now + self._ctx.settings.connect_s
 
     def gone(self, claim: Nonce) -> None:
         """Its advert was withdrawn."""
@@ -70,10 +73,12 @@ class Contests:
             self._ctx.do(actions.CloseLink(link=rival.link))
 
     @property
-    def open(self) -> bool:
-        """A rival was heard that nobody has shown to be a ghost."""
+    def until(self) -> float:
+        """Rank 0 of the plain form is not released before: a rival was heard that nobody has shown
+        to be a ghost. One connect attempt after the first of them it is, however many come."""
         book = self._ctx.book.of(*self._claim.job.labels)
-        return any(h.advert.claim in self._rivals and not h.failures for h in book)
+        fresh = any(h.advert.claim in self._rivals and not h.failures for h in book)
+        return self._until if fresh and self._until is not None else 0.0
 
     def owns(self, link: int) -> bool:
         return any(r.link == link for r in self._rivals.values())
@@ -135,12 +140,13 @@ class Contests:
         mine = self.standing(message.claim, message.label)
         rival = next(r for r in self._rivals.values() if r.link == link)
         self._ctx.do(actions.CloseLink(link=link))
-        if (message.claim, message.rival) != (rival.advert.claim, mine.claim):
+        asked = (rival.advert.label, rival.advert.claim, mine.claim, self._claim.job.job)
+        if (message.label, message.claim, message.rival, message.job) != asked:
             self.failed(link, now)  # it answers for a claim that was not asked for
             return
         rival.link = None
         rival.next_at = now + self._ctx.settings.contest_every_s
-        self._ctx.book.held(message.label, message.claim)
+        self._ctx.book.vouch(rival.advert, message.node)
         if loses(mine, message):
             self._yield(message, local, remote, now)
 

@@ -41,7 +41,7 @@ class Context:
         self.restricted = restricted
         self.keys = keys  #: the one to present first
         self.nodes: dict[Label, Realm] = {}  #: of the daemons themselves, under each key
-        self.book = AdvertBook(settings)
+        self.book = AdvertBook(settings, stream.salt("adverts"))
         self.former = Former(settings.former_max)
         self.out: list[actions.Action] = []
         self.ports: dict[int, JobId] = {}  #: master ports in use by jobs led here

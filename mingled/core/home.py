@@ -8,7 +8,7 @@ from mingled.core import actions
 from mingled.core.context import Context
 from mingled.core.events import Address
 from mingled.core.messages import ADDRESSES_MAX, NodeCard
-from mingled.core.reach import permitted, to_try
+from mingled.core.reach import bare, permitted, to_try
 from mingled.core.words import JobId, Label, Nonce
 
 if TYPE_CHECKING:
@@ -91,11 +91,12 @@ class Home:
     def open(self, label: Label, addresses: tuple[str, ...], port: int) -> int:
         """Ask for a link to a daemon; its number."""
         link = self._ctx.next_link()
+        honest = tuple(a for a in addresses if bare(a) not in self._job.misleading)
         self._ctx.do(
             actions.OpenLink(
                 link=link,
                 label=label,
-                addresses=to_try(addresses, self.addresses, self._ctx.own),
+                addresses=to_try(honest or addresses, self.addresses, self._ctx.own),
                 port=port,
                 sources=self.sources,
             )

@@ -49,6 +49,7 @@ class Job:
         self.desk = Desk(self)
         self.search = Search(self)
         self.views = Views(self)
+        self.misleading: set[str] = set()  #: addresses that pass on what is sent to another host
         self.unreached: set[Nonce] = set()  #: claims whose daemon could not be connected to
         self.unreachable = False  #: others could not connect to ours: it must not lead
         self.note_text = ""
@@ -101,7 +102,7 @@ class Job:
         found = {m.address for held in self.rounds.helds for m in held.members.values()}
         if self.claim is not None:
             for session in self.claim.sessions.values():
-                found.add(session.remote_address)
+                found.add(session.address)
         if self.pursuit is not None:
             found.add(self.pursuit.remote)
             if self.pursuit.progress is not None:
@@ -456,7 +457,8 @@ class Job:
     def _asks(self) -> bool:
         """Somebody waits, and it is not known that one leader has everybody: a leader asks too,
         since the announcements of two may both have been lost."""
-        return self.state in (State.SEARCHING, State.LEADING) and bool(self.waiting())
+        asks = (State.SEARCHING, State.CONNECTING, State.LEADING)
+        return self.state in asks and bool(self.waiting())
 
     def deadline(self) -> float | None:
         times: list[float | None] = [self.views.deadline(), self.watches.deadline()]

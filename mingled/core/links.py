@@ -103,7 +103,7 @@ class Links:
             claim.received(claim.sessions[link], message, now)
         elif isinstance(message, messages.Ping):
             self._job.ctx.send(link, messages.Pong(claim=message.claim, node=self._job.ctx.node))
-        if isinstance(message, messages.Attach):
+        if isinstance(message, messages.Attach) and message.label in self._job.labels:
             if not self._job.attachments.attach(link, message, local_, remote, now):
                 self._job.ctx.send(link, self._job.attachments.refusal(message))
         elif isinstance(message, messages.Attached):

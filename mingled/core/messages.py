@@ -190,6 +190,7 @@ class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     claim: Nonce
     node: NodeCard
     seen_address: IpText  #: the follower's address as the leader sees it
+    met_address: IpText  #: the leader's own end of this connection
     standing: Standing  #: of the leader
 
 
@@ -411,6 +412,10 @@ class Ping(Message, tag="ping", frozen=True, kw_only=True):
 class Pong(Message, tag="pong", frozen=True, kw_only=True):
     claim: Nonce
     node: NodeId  #: another one than before: that daemon was started anew
+    addresses: tuple[IpText, ...] = ()  #: its own, by which it may be looked for
+
+    def __post_init__(self) -> None:
+        _check_addresses(self.addresses)
 
 
 class Nic(msgspec.Struct, frozen=True, kw_only=True):

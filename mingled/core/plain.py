@@ -32,7 +32,7 @@ class Plain:
         """Release rank 0 if it is time, and whoever else is here then."""
         if self.port is not None:
             self._release(now)
-        elif now >= self._open_at and not self._opening and not self._claim.contests.open:
+        elif now >= self._due and not self._opening:
             self._opening = True
             self._proof = self._ctx.stream.nonce()
             self._claim.job.open_proof(self._proof)
@@ -93,7 +93,11 @@ class Plain:
         seat = self._claim.leader_seat()
         if seat is None or seat.join.form is not Form.PLAIN or self.port is not None:
             return None
-        return None if self._opening or self._claim.contests.open else self._open_at
+        return None if self._opening else self._due
+
+    @property
+    def _due(self) -> float:
+        return max(self._open_at, self._claim.contests.until)
 
     def close(self) -> None:
         """The claim is over."""

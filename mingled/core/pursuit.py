@@ -242,7 +242,11 @@ class Pursuit:
         except MingleError as error:
             self._job.fail_waiting(error.code, str(error), now)
             return
+        if behind_nat(message.met_address, self.remote):
+            self._misled(message.node, now)
+            return
         self.leader = message.node
+        self._ctx.book.vouch(self.advert, message.node)
         addresses = ways(self.remote, message.node.addresses, self.local.interface)
         self._job.watches.add(
             self.link,
@@ -271,15 +275,27 @@ class Pursuit:
                 self.rival(heard.advert)
         self._job.progressed(now)
 
+    def _misled(self, card: messages.NodeCard, now: float) -> None:
+        """The address that we have connected to is not the one at which the leader was met. An
+        advert can lead anywhere, also to somebody who passes on every byte to the leader, and would
+        then be in the middle of what torch says. So look for it where it says that it is."""
+        job = self._job
+        if len(job.misleading) < messages.ADDRESSES_MAX:
+            job.misleading.add(bare(self.remote))
+        self._ctx.book.vouch(self.advert, card)
+        self._ctx.do(actions.CloseLink(link=self.link))
+        reason = (
+            f"{self.remote} led to {card.host}, which was met at another one ("
+            f"{', '.join(card.addresses) or 'none'}): {NAT_ADVICE} there, or somebody passes on "
+            "what is not his"
+        )
+        job.lose_leader(reason, now)
+
     def _warn_of_nat(self, message: messages.Welcome) -> None:
         if self._translated or not behind_nat(message.seen_address, self.local.address):
             return
         self._translated = True
-        leader = message.node
-        if bare(self.remote) not in {bare(a) for a in leader.addresses}:
-            sentence = f"{leader.host} has no address {self.remote}: {NAT_ADVICE} there"
-        else:
-            sentence = self._rewritten(message)
+        sentence = self._rewritten(message)
         for seat in self._job.waiting():
             self._job.warn(seat, sentence)
 

@@ -373,7 +373,12 @@ class Rendezvous:
                 self._unbound[event.link] = unbound  # more may follow
                 return
         elif isinstance(message, messages.Ping):
-            pong = messages.Pong(claim=message.claim, node=self._ctx.node)
+            job = self._by_label(unbound.label)
+            pong = messages.Pong(
+                claim=message.claim,
+                node=self._ctx.node,
+                addresses=job.home.candidates() if job is not None else (),
+            )
             self._ctx.send(event.link, pong)
         elif isinstance(message, messages.Join | messages.Contest | messages.Attach) and (
             message.label != unbound.label
@@ -402,7 +407,8 @@ class Rendezvous:
     ) -> None:
         job = self._by_label(message.label)
         wanted = message.claim if isinstance(message, messages.Join) else message.rival
-        if job is None or job.claim is None or job.claim.nonce != wanted:
+        other = job is None or job.job != message.job
+        if other or job is None or job.claim is None or job.claim.nonce != wanted:
             self._ctx.send(link, stale(wanted, self._ctx.host))
             self._ctx.do(actions.CloseLink(link=link))
         elif isinstance(message, messages.Join):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 
 from mingled.core.words import Nonce
@@ -19,6 +20,10 @@ class Stream:
         """The next 32 bytes."""
         self._count += 1
         return hashlib.sha256(self._seed + self._count.to_bytes(8, "big")).digest()
+
+    def salt(self, name: str) -> builtins.bytes:
+        """The same 32 bytes for a name at any time; nobody else can know them."""
+        return hashlib.sha256(self._seed + name.encode()).digest()
 
     def nonce(self) -> Nonce:
         """128 fresh bits."""

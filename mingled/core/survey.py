@@ -47,7 +47,7 @@ class Survey:
     def came(self, session: Session) -> None:
         """By one of our addresses; what was reached before is kept."""
         reached = self._reached.setdefault(session.card.node, {})
-        reached[session.local.address] = session.remote_address
+        reached[session.local.address] = session.address
 
     def forget(self, node: NodeId) -> None:
         """It is gone, or somewhere else."""
@@ -91,7 +91,7 @@ class Survey:
         """The follower's own address on its way to that one: the one that others are to use, since
         collectives run over the interface that leads to rank 0."""
         reached = self._reached.get(session.card.node, {})
-        return reached.get(master.address, session.remote_address)
+        return reached.get(master.address, session.address)
 
     def waits(self, sessions: Sequence[Session], now: float) -> bool:
         """An answer is due that may matter."""

@@ -33,6 +33,7 @@ class Watch:
         "claim",
         "failures",
         "heard_at",
+        "hinted",
         "hints",
         "label",
         "link",
@@ -46,6 +47,7 @@ class Watch:
         "reached",
         "rounds",
         "sign_at",
+        "strayed",
     )
 
     def __init__(
@@ -70,6 +72,8 @@ class Watch:
         self.heard_at = now  #: over the link
         self.sign_at = now  #: of its host, in whatever way
         self.failures = 0
+        self.hinted: int | None = None  #: a port at which an advert says that it came back
+        self.strayed = False  #: the last connection went to such a one
         self.hints: tuple[str, ...] = ()  #: a leader's other addresses, as adverts have them
         self.reached = ""  #: where the fresh connection leads
         self.probe: int | None = None  #: a fresh connection, being opened or asked
@@ -180,8 +184,9 @@ class Watches:
                 watch.hints, watch.next_at = advert.addresses, now
                 self._due_by(self._due_of(watch))
         for watch in self._absent.values():
-            if watch.probe is None and set(watch.addresses) & set(advert.addresses):
-                watch.port, watch.next_at, watch.backoff = advert.port, now, 0
+            elsewhere = advert.port != watch.port and watch.hinted is None and not watch.strayed
+            if watch.probe is None and set(watch.addresses) & set(advert.addresses) and elsewhere:
+                watch.hinted, watch.next_at, watch.backoff = advert.port, now, 0
                 self._due_by(now)
 
     def back(self, node: str, key: RoundKey) -> None:
@@ -259,9 +264,16 @@ class Watches:
                     return
                 self._end_probe(watch)
                 self._job.links.give_up(watch.link, "its daemon was started anew", now)
-            case messages.Pong() if watch.link is not None and watch.hints:
+            case messages.Pong() if watch.link is not None and self._moved(watch, message):
                 self._end_probe(watch)
                 self._job.links.give_up(watch.link, "it has other addresses now", now)
+            case messages.Pong() if watch.link is not None and (
+                watch.reached not in {bare(a) for a in watch.addresses}
+            ):
+                self._end_probe(watch)  # somebody passes on what is not his: an advert led us there
+                watch.hints = ()
+                watch.next_at = now
+                self._due_by(self._due_of(watch))
             case messages.Pong():
                 self._there(watch, now)
             case messages.Refuse():
@@ -277,6 +289,13 @@ class Watches:
                 self._attached(link, message, watch, now)
             case _:
                 pass
+
+    @staticmethod
+    def _moved(watch: Watch, message: messages.Pong) -> bool:
+        """It says itself that it no longer has the address that the link leads to, and it has been
+        reached at one that it has."""
+        own = {bare(a) for a in message.addresses}
+        return watch.reached in own and bare(watch.addresses[0]) not in own
 
     def _attached(self, link: int, message: messages.Attached, watch: Watch, now: float) -> None:
         """The probe is the link from now on. Other rounds' answers follow on it, or another try."""
@@ -391,7 +410,10 @@ class Watches:
             self._failed(watch, now)
         elif now >= self._due_of(watch):
             places = tuple(dict.fromkeys(watch.addresses + watch.hints))[:ADDRESSES_MAX]
-            watch.probe = self._job.home.open(watch.label, places, watch.port)
+            # Anybody can name a port: each other time it is looked for where it was.
+            watch.strayed = watch.hinted is not None
+            port, watch.hinted = watch.hinted or watch.port, None
+            watch.probe = self._job.home.open(watch.label, places, port)
             watch.probe_until = now + settings.probe_s
             watch.opened = False
             self._probes[watch.probe] = watch

@@ -94,7 +94,13 @@ PEER: tuple[messages.Message, ...] = (
         source="172.17.0.2",
         prepared=PROOF,
     ),
-    messages.Welcome(claim=CLAIM, node=CARD, seen_address="10.0.0.2", standing=Standing.INCUMBENT),
+    messages.Welcome(
+        claim=CLAIM,
+        node=CARD,
+        seen_address="10.0.0.2",
+        met_address="10.0.0.1",
+        standing=Standing.INCUMBENT,
+    ),
     messages.Refuse(claim=CLAIM, code="refused", sentence="job bert: no", participants=(WHO,)),
     messages.Progress(
         claim=CLAIM,

@@ -184,6 +184,7 @@ def test_a_follower_learns_that_it_is_behind_nat() -> None:
         claim=pursuit.claim,
         node=CARD,
         seen_address="192.0.2.7",
+        met_address="10.0.0.1",
         standing=Standing.EXPLICIT,
     )
     now = stage.world.clock.now + stage.world.daemons[1].boot

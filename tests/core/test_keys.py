@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mingled.core import actions, events, messages
 from mingled.core.events import Address
+from mingled.core.messages import Advert
 from mingled.core.secrets import key_id_of, label_of, node_realms_of, realm_of, secret_of
-from mingled.core.words import JobId
+from mingled.core.words import JobId, Nonce, Standing
 from mingled.errors import BadInput
 from tests.core.samples import CARD, ENTRY
 from tests.core.stage import JOB, Stage, failed, noticed, ready
@@ -121,3 +123,66 @@ def test_a_link_speaks_of_the_job_that_it_has_shown_to_be_in() -> None:
     )
     asked = core.handle(events.FrameReceived(link=1004, message=messages.Hail()), now)
     assert asked == [actions.CloseLink(link=1004)]
+
+
+def test_fault_34_a_leader_is_looked_for_where_it_says_that_it_is() -> None:
+    """Somebody passes on every byte of the link, at an address that an advert names."""
+    stage = Stage(2)
+    follower = stage.join(2, rank=1)
+    stage.join(1, rank=0)
+    stage.wait_for(2, stage.state(2).FOLLOWING)
+    core, now = stage.core(2), stage.world.clock.now + stage.world.daemons[1].boot
+    pursuit = core.jobs[JOB].pursuit
+    assert pursuit is not None
+    card = msgspec.structs.replace(CARD, addresses=("10.0.0.77",))
+    welcome = messages.Welcome(
+        claim=pursuit.claim,
+        node=card,
+        seen_address="10.0.0.2",
+        met_address="10.0.0.77",
+        standing=Standing.EXPLICIT,
+    )
+    done = core.handle(events.FrameReceived(link=pursuit.link, message=welcome), now)
+    assert actions.CloseLink(link=pursuit.link) in done
+    (opened,) = [a for a in done if isinstance(a, actions.OpenLink)]
+    assert opened.addresses == ("10.0.0.77",)
+    assert "10.0.0.1 led to gpu1, which was met at another one" in core.jobs[JOB].note_text
+    assert follower.waits
+
+
+def test_a_rival_of_another_job_is_none() -> None:
+    """A daemon in two jobs; whoever knows one of them answers for the other."""
+    stage = Stage(1)
+    stage.join(1, rank=0)
+    stage.join(1, rank=0, job=JobId("other"))
+    stage.wait(1.0)
+    core, claim = stage.core(1), stage.core(1).jobs[JOB].claim
+    assert claim is not None
+    now = stage.world.clock.now + stage.world.daemons[0].boot
+    rival = Advert(
+        version=1,
+        key_id="none",
+        label=claim.job.label,
+        claim=Nonce("0" * 32),
+        port=29_400,
+        addresses=("10.0.0.9",),
+    )
+    done = core.handle(events.AdvertHeard(advert=rival, rung="mdns"), now)
+    done += core.handle(events.Ticked(), now)
+    (opened,) = [a for a in done if isinstance(a, actions.OpenLink)]
+    here = Address(address="10.0.0.1", interface="eth0")
+    core.handle(events.LinkOpened(link=opened.link, local=here, remote_address="10.0.0.9"), now)
+    answer = messages.Contest(
+        label=label_of(JobId("other")),
+        claim=rival.claim,
+        rival=claim.nonce,
+        job=JobId("other"),
+        node=CARD,
+        user="ann",
+        standing=Standing.EXPLICIT,
+        sealed=True,
+    )
+    core.handle(events.FrameReceived(link=opened.link, message=answer), now)
+    assert core.jobs[JOB].claim is claim
+    core.handle(events.Ticked(), now + 30)
+    assert core.jobs[JobId("other")].claim is not None
