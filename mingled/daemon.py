@@ -50,6 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     private: bool = False  #: one user's, for one job; ends with its last lease
     link_port: int = LINK_PORT
     key_file: Path | None = None  #: the cluster's keys; None: the job ID is the only secret
+    key_may_come: bool = False  #: ... until there is /etc/mingled/key
     interfaces: tuple[str, ...] = ()  #: names or addresses allowed; empty: all
     subnets: tuple[str, ...] = ()  #: ... in CIDR notation
     peers: tuple[str, ...] = ()  #: hosts to ask, for every job
@@ -85,7 +86,9 @@ class Daemon:
         `DaemonError` where the socket or the port cannot be had."""
         self._loop = asyncio.get_running_loop()
         options = self._options
-        self._keyring = keys.Keyring(options.key_file)
+        # A daemon without a key is to have the machine's as soon as there is one.
+        awaited = options.key_file is None and options.key_may_come
+        self._keyring = keys.Keyring(keys.SYSTEM if awaited else options.key_file, may_come=awaited)
         listener = control.Listener(options.socket, options.socket_mode)
         try:
             here = self._surroundings = Surroundings(
@@ -219,7 +222,7 @@ class Daemon:
 
     def _look_for_keys(self) -> None:
         """Somebody who waits here may be looked for by others under a key that is new there."""
-        if self._options.key_file is not None and not self._stop.is_set():
+        if self._keyring.path is not None and not self._stop.is_set():
             self._refresh_keys()
             self._loop.call_later(KEYS_EVERY_S, self._look_for_keys)
 
@@ -318,7 +321,7 @@ class Daemon:
             case actions.Introduce() | actions.TryPlaces() | actions.OpenTestPort():
                 self._visits.perform(action)
             case _:
-                raise TypeError(action)
+                raise TypeError(type(action).__name__)  # its fields may hold secrets
 
     def _report(self, jobs: tuple[local.Job, ...]) -> local.Report:
         return local.Report(

@@ -39,10 +39,9 @@ _LINE = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}")
 
 def own(environ: Mapping[str, str] = os.environ) -> Path:
     """This user's own key file, there or not."""
-    base = (
-        environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "~").expanduser() / ".config"
-    )
-    return Path(base) / "mingled" / "key"
+    # A container's user may have no home: then "~" stays, and nothing is there.
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(home) / ".config") / "mingled" / "key"
 
 
 def find(environ: Mapping[str, str] = os.environ, *, system: bool = False) -> Path | None:
@@ -50,16 +49,21 @@ def find(environ: Mapping[str, str] = os.environ, *, system: bool = False) -> Pa
     `system`: a daemon for all users has none of its own. None: there is no key."""
     named = environ.get(VARIABLE, "")
     if named:
-        return None if named == NONE else Path(named).expanduser()
+        return None if named == NONE else Path(os.path.expanduser(named))
     places = (SYSTEM,) if system else (own(environ), SYSTEM)
     return next((path for path in places if _there(path)), None)
 
 
 def _there(path: Path) -> bool:
+    """A link that leads nowhere is there as well: its key may be on a disk that is mounted later,
+    and to go on without it would let everybody in."""
     try:
-        return path.exists()
-    except PermissionError:  # in a folder that is closed to us: then it is not for us either
+        path.lstat()
+    except PermissionError:
+        return True  # in a folder that is closed to us: what it is, `load` says
+    except OSError:
         return False
+    return True
 
 
 def load(path: Path | None) -> tuple[bytes, ...]:
@@ -111,7 +115,7 @@ def told(secret_file: str, environ: Mapping[str, str]) -> Told:
     file that the user names or has counts also where the machine's daemon serves: its job must not
     go on without that key. Raises as `load` and `load_secret`."""
     path = secret_file or environ.get(SECRET_VARIABLE, "")
-    secret = load_secret(Path(path).expanduser()) if path else ""
+    secret = load_secret(Path(os.path.expanduser(path))) if path else ""
     if not environ.get(VARIABLE) and not _there(own(environ)):
         return Told(secret, "")
     return Told(secret, key_id_of(next(iter(load(find(environ))), b"")))
@@ -120,10 +124,13 @@ def told(secret_file: str, environ: Mapping[str, str]) -> Told:
 def _private(path: Path, bytes_max: int, what: str) -> bytes:
     where = f"{what} {path} on {socket.gethostname()}"
     try:
-        with path.open("rb") as file:
+        # A pipe would be waited for; a daemon must not.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
             about = os.fstat(file.fileno())
-            if stat.S_ISREG(about.st_mode):
-                _check_owner(about, path, where)
+            if not stat.S_ISREG(about.st_mode):
+                raise BadInput(f"{where}: it is no regular file; correct the path")
+            _check_owner(about, path, where)
             content = file.read(bytes_max + 1)
     except FileNotFoundError:
         raise BadInput(f"{where}: no such file; correct the path, or make it") from None
@@ -140,6 +147,11 @@ def _private(path: Path, bytes_max: int, what: str) -> bytes:
 
 
 def _check_owner(about: os.stat_result, path: Path, where: str) -> None:
+    folder = stat.S_IMODE(path.parent.stat().st_mode)
+    if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
+        raise NotPermitted(
+            f"{where}: everybody may replace files in its folder; chmod o-w {path.parent}"
+        )
     mode = stat.S_IMODE(about.st_mode)
     if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
         raise NotPermitted(
@@ -157,15 +169,11 @@ def write(path: Path, keys: Sequence[bytes], *, new: bool) -> None:
     group of a file that is replaced are kept; a new one is for its owner alone. Raises
     `BadInput`."""
     before: os.stat_result | None = None
+    path = path.resolve()  # behind a link its target is changed, and the link stays
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = "".join(f"{key.hex()}\n" for key in keys)
     try:
-        if path.exists():
-            if new:
-                raise BadInput(
-                    f"{path} on {socket.gethostname()} is there already; `mingle key rotate` "
-                    "changes keys without an outage, or move it away first"
-                )
+        if not new:
             before = path.stat()
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -176,7 +184,17 @@ def write(path: Path, keys: Sequence[bytes], *, new: bool) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if new:
+            os.link(temporary, path)  # of two at the same time one is refused
+            temporary.unlink()
+        else:
+            temporary.replace(path)
+    except FileExistsError:
+        temporary.unlink(missing_ok=True)
+        raise BadInput(
+            f"{path} on {socket.gethostname()} is there already; `mingle key rotate` changes keys "
+            "without an outage, or move it away first"
+        ) from None
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise BadInput(
@@ -187,11 +205,12 @@ def write(path: Path, keys: Sequence[bytes], *, new: bool) -> None:
 class Keyring:
     """The keys of one file as they are now: read again when the file has changed."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Raises as `load`."""
+    def __init__(self, path: Path | None, *, may_come: bool = False) -> None:
+        """`may_come`: there need be no such file as yet. Raises as `load`."""
         self.path = path
         self._seen = self._look()
-        self.keys = load(path)
+        absent = may_come and path is not None and not _there(path)
+        self.keys = () if absent else load(path)
 
     def _look(self) -> tuple[int, ...] | None:
         try:

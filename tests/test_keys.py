@@ -133,3 +133,47 @@ def test_a_jobs_own_secret(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(NotPermitted):
         keys.load_secret(path)
+
+
+def test_a_link_that_leads_nowhere_is_no_reason_to_go_on_without(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "SYSTEM", tmp_path / "later")
+    (tmp_path / "later").symlink_to(path)
+    assert keys.find({"HOME": str(tmp_path)}) == tmp_path / "later"
+    with pytest.raises(BadInput, match="no such file"):
+        keys.load(tmp_path / "later")
+    keys.write(path, [ONE], new=True)
+    keys.write(tmp_path / "later", [TWO], new=False)
+    assert (tmp_path / "later").is_symlink()
+    assert keys.load(path) == (TWO,)
+
+
+def test_a_pipe_is_not_waited_for(path: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(BadInput, match="no regular file"):
+        keys.load(path)
+
+
+def test_a_folder_in_which_everybody_may_write(path: Path) -> None:
+    keys.write(path, [ONE], new=True)
+    path.parent.chmod(0o777)
+    with pytest.raises(NotPermitted, match="chmod o-w"):
+        keys.load(path)
+    path.parent.chmod(0o1777)
+    assert keys.load(path) == (ONE,)
+
+
+def test_a_daemon_without_a_key_gets_the_first_one(path: Path) -> None:
+    ring = keys.Keyring(path, may_come=True)
+    assert list(ring.keys) == []
+    assert not ring.refresh()
+    keys.write(path, [ONE], new=True)
+    assert ring.refresh()
+    assert list(ring.keys) == [ONE]
+
+
+def test_a_user_without_a_home() -> None:
+    assert keys.own({"HOME": "/x"}) == Path("/x/.config/mingled/key")
+    assert keys.find({"HOME": "/nonexistent", keys.VARIABLE: "~nobody-at-all/key"}) is not None

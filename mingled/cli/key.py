@@ -96,8 +96,7 @@ def new(file: str | None, source: str | None) -> None:
     keys.write(path, [key], new=True)
     click.echo(
         f"mingle key: {clean(str(path))} has key {key_id_of(key)} now, for its owner alone; every "
-        "machine needs the same (mingle key show), and a daemon that runs without a key, a "
-        "restart",
+        "machine needs the same (mingle key show)",
         err=True,
     )
 

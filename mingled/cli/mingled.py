@@ -137,6 +137,7 @@ def command(
         rungs=listed(discovery) or configuration.RUNGS,
         broadcast_port=broadcast_port,
         key_file=_key_file(key_file, private=private),
+        key_may_come=not key_file,
     )
 
     def ready() -> None:

@@ -174,11 +174,13 @@ class LinkOpened(Event, frozen=True, kw_only=True):
 
 class LinkFailed(Event, frozen=True, kw_only=True):
     """... or does not: `reason` names each address tried and the system's reason. `answered`: the
-    host is there, it refused."""
+    host is there, it refused. `shed`: it took the connection and ended it without a word, so that
+    its daemon may well be there, too."""
 
     link: int
     reason: str
     answered: bool
+    shed: bool = False
 
 
 class LinkAccepted(Event, frozen=True, kw_only=True):

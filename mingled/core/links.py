@@ -58,12 +58,13 @@ class Links:
         else:
             self._job.ctx.do(actions.CloseLink(link=link))
 
-    def failed(self, link: int, reason: str, *, answered: bool, now: float) -> None:
-        """It could not be opened, or it ended. `answered`: the other host is there."""
+    def failed(self, link: int, reason: str, *, answered: bool, shed: bool, now: float) -> None:
+        """It could not be opened, or it ended. `answered`: the other host is there; `shed`: its
+        daemon is perhaps, too."""
         if link in self._job.search.tries:
             self._job.search.failed(link, reason, now)
         elif self._job.watches.owns(link):
-            self._job.watches.probe_failed(link, reason, answered=answered, now=now)
+            self._job.watches.probe_failed(link, reason, answered=answered, shed=shed, now=now)
         elif self._job.claim is not None and self._job.claim.contests.owns(link):
             self._job.claim.contests.failed(link, now)
         else:

@@ -159,7 +159,7 @@ class Rendezvous:
                 for job in list(self.jobs.values()):
                     job.desk.stop(event.reason, now)
             case _:
-                raise TypeError(event)
+                raise TypeError(type(event).__name__)  # its fields may hold secrets
 
     # ------------------------------------------------------------ local
 
@@ -357,7 +357,8 @@ class Rendezvous:
         self._hails.closed(event.link)
         job = self._owner(event.link)
         if job is not None:
-            job.links.failed(event.link, event.reason, answered=event.answered, now=now)
+            shed = isinstance(event, events.LinkFailed) and event.shed
+            job.links.failed(event.link, event.reason, answered=event.answered, shed=shed, now=now)
 
     def _frame(self, event: events.FrameReceived, now: float) -> None:
         unbound = self._unbound.pop(event.link, None)

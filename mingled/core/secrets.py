@@ -37,6 +37,9 @@ class Realm(msgspec.Struct, frozen=True, kw_only=True):
     seed: bytes  #: SEED_BYTES, from which its certificate authority is made. A secret
     key_id: str
 
+    def __repr__(self) -> str:
+        return f"Realm({self.label}, key {self.key_id})"  # no log is to have the seed
+
 
 def hkdf(secret: bytes, info: bytes, length_bytes: int) -> bytes:
     """RFC 5869 with SHA-256 and an empty salt."""

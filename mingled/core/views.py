@@ -118,8 +118,8 @@ class Views:
         own = ctx.key_ids[0]
         mine = f"key {own}" if own != NO_KEY_ID else "no key"
         return (
-            f". Another cluster key is in use on this network: {named}, {ctx.host} has {mine}; one "
-            "job needs the same on all its machines (mingle key id)"
+            f". Another cluster key is in use on this network, as adverts say: {named}, {ctx.host} "
+            f"has {mine}; one job needs the same on all its machines (mingle key id)"
         )
 
     def discovery_noted(self, sentence: str) -> None:

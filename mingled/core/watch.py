@@ -316,7 +316,9 @@ class Watches:
         )
         self.back(watch.node, (message.claim, message.round))
 
-    def probe_failed(self, link: int, reason: str, *, answered: bool, now: float) -> None:
+    def probe_failed(
+        self, link: int, reason: str, *, answered: bool, shed: bool, now: float
+    ) -> None:
         """It could not be opened, or ended without an answer."""
         watch = self._probes.pop(link)
         watch.probe = None
@@ -326,7 +328,7 @@ class Watches:
             watch.hints = ()
             watch.next_at = now
             self._due_by(self._due_of(watch))
-        elif watch.link is None or watch.opened:
+        elif watch.link is None or watch.opened or shed:
             self._there(watch, now)
         else:
             self._job.links.give_up(

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from mingled.core.words import Label
 from mingled.errors import BadInput, DaemonError
 from mingled.net.dialing import connect, local_end, persist, try_anew
 from mingled.net.listening import listen
-from mingled.net.tls import Channel, NotOurs, Pass, Vault, accept
+from mingled.net.tls import UNKNOWN_BYTES_MAX, Channel, NotOurs, Pass, Shed, Vault, accept
 from mingled.net.tls import dial as secure
 
 STAGGER_S = 0.25
@@ -47,8 +48,9 @@ HANDSHAKE_S = 5.0
 """A client has this long to show who it is."""
 
 HANDSHAKES_MAX = 1_024
-"""Clients that have not: whoever came first goes, and comes again if it is one of ours. Each costs
-a descriptor and some KiB; a thousand followers may knock at once."""
+"""Clients that have not. Each costs a descriptor and at most 50 KiB; a thousand followers may
+knock at once. Beyond that the oldest of whoever knocks most goes, and comes again if it is one of
+ours."""
 
 WARM_AFTER_S = 0.02
 """Most participants wait for others; whoever does not is served first."""
@@ -69,9 +71,10 @@ class Unreached(OSError):
     """No connection to a daemon; the text names each address and why. `answered`: its host is
     there all the same, as it refused or reset one."""
 
-    def __init__(self, code: int, reason: str, *, answered: bool) -> None:
+    def __init__(self, code: int, reason: str, *, answered: bool, shed: bool = False) -> None:
         super().__init__(code, reason)
         self.answered = answered
+        self.shed = shed  #: a connection was taken, and ended before the other side said who it is
 
 
 class _Knock(NamedTuple):
@@ -79,6 +82,7 @@ class _Knock(NamedTuple):
 
     task: asyncio.Task[None]
     writer: asyncio.StreamWriter
+    source: str
 
 
 _HOST_ANSWERED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE})
@@ -144,7 +148,7 @@ class Peers:
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket) -> None:
-        self._server = await asyncio.start_server(self._accept, sock=sock)
+        self._server = await asyncio.start_server(self._accept, sock=sock, limit=UNKNOWN_BYTES_MAX)
 
     async def close(self) -> None:
         """What was sent still goes out."""
@@ -203,7 +207,7 @@ class Peers:
         channel = self._channels.pop(link, None)
         if channel is not None:
             channel.finish()
-            asyncio.get_running_loop().call_later(LAST_WORD_S, channel.close)
+            asyncio.get_running_loop().call_later(LAST_WORD_S, channel.abort)
         elif link in self._tasks:
             self._tasks.pop(link).cancel()
 
@@ -224,7 +228,9 @@ class Peers:
             self._tasks.pop(link, None)
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             answered = isinstance(error, Unreached) and error.answered
-            self._emit(events.LinkFailed(link=link, reason=reason, answered=answered))
+            shed = isinstance(error, Unreached) and error.shed
+            failed = events.LinkFailed(link=link, reason=reason, answered=answered, shed=shed)
+            self._emit(failed)
             return
         self._channels[link] = channel
         self._emit(events.LinkOpened(link=link, local=local, remote_address=remote))
@@ -236,10 +242,12 @@ class Peers:
         persist(writer.get_extra_info("socket"))
         self._accepted += 2
         link = self._accepted
+        source = _plain(str((writer.get_extra_info("peername") or ("",))[0]))
         if len(self._knocks) >= HANDSHAKES_MAX:
-            first = self._knocks.pop(next(iter(self._knocks)))
-            first.writer.transport.abort()
-        self._knocks[link] = _Knock(task, writer)
+            ((busiest, _),) = Counter(k.source for k in self._knocks.values()).most_common(1)
+            oldest = next(n for n, k in self._knocks.items() if k.source == busiest)
+            self._knocks.pop(oldest).writer.transport.abort()
+        self._knocks[link] = _Knock(task, writer, source)
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 channel, label = await accept(reader, writer, self._vault)
@@ -314,7 +322,8 @@ async def race(
         if winner is None:
             answered = any(_answered(attempt.exception()) for attempt in attempts)
             reasons = _reasons(addresses, port, attempts)
-            raise Unreached(errno.EHOSTUNREACH, reasons, answered=answered)
+            shed = any(isinstance(attempt.exception(), Shed) for attempt in attempts)
+            raise Unreached(errno.EHOSTUNREACH, reasons, answered=answered or shed, shed=shed)
         taken = winner
         return winner.result()
     finally:

@@ -26,9 +26,20 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 64 * 1024
 
+UNKNOWN_BYTES_MAX = 8 * 1024
+"""Read at a time from whoever has not shown who it is, and kept unread besides."""
+
+HANDSHAKE_BYTES_MAX = 32 * 1024
+"""Of one handshake, all in all: it has 2 KiB. OpenSSL itself would keep 128 KiB of a hello."""
+
 
 class NotOurs(ConnectionError):
     """The other side is there, and is not in the realm: it has another key, or not that job."""
+
+
+class Shed(ConnectionError):
+    """It took the connection and ended it before it said who it is: it has no room just now, or
+    ends. Of the daemon that we look for it says nothing."""
 
 
 class Pass:
@@ -113,6 +124,10 @@ class Vault:
             context = self.of(label).server
             self._labels[context] = label
             tls.context = context
+        except OSError as error:
+            if not isinstance(error, NotOurs):  # no descriptor is left, say: it may well be ours
+                return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         except Exception:  # whatever was asked for: it is none of ours
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         return None
@@ -158,9 +173,9 @@ def _file(content: bytes) -> Iterator[str]:
 async def dial(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, with_: Pass) -> Channel:
     """The client's handshake on a fresh connection, which is closed where it fails. Raises
     `NotOurs`, and `OSError` otherwise."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    channel = Channel(reader, writer, with_.client(incoming, outgoing), incoming, outgoing)
     try:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        channel = Channel(reader, writer, with_.client(incoming, outgoing), incoming, outgoing)
         await channel.shake()
         with_.check(channel.tls)
     except BaseException:
@@ -174,7 +189,7 @@ async def accept(
 ) -> tuple[Channel, Label]:
     """The server's, and the realm that the other side is in. Raises as `dial`. Costs nearly nothing
     before the client has said something."""
-    first = await reader.read(CHUNK_BYTES)
+    first = await reader.read(UNKNOWN_BYTES_MAX)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     incoming.write(first)
     if not first:
@@ -221,17 +236,24 @@ class Channel:
 
     async def shake(self) -> None:
         """The handshake. What is wrong with it is told to the other side as well."""
+        came = 0
         while True:
             try:
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._flush()
-                if not await self._receive():
-                    raise NotOurs("hung up during the handshake") from None
+                chunk = await self._reader.read(UNKNOWN_BYTES_MAX)
+                if not chunk:
+                    raise Shed("hung up during the handshake") from None
+                came += len(chunk)
+                if came > HANDSHAKE_BYTES_MAX:
+                    raise NotOurs(f"a handshake of over {HANDSHAKE_BYTES_MAX} bytes") from None
+                self._incoming.write(chunk)
                 continue
             except ssl.SSLError as error:
                 self._flush()
-                raise NotOurs(_words(error)) from None
+                kind = Shed if error.reason in _PASSING else NotOurs
+                raise kind(_words(error)) from None
             self._flush()
             return
 
@@ -320,7 +342,11 @@ class Channel:
             await self._writer.wait_closed()
 
 
+_PASSING = frozenset({"TLSV1_ALERT_INTERNAL_ERROR", "UNEXPECTED_EOF_WHILE_READING"})
+"""OpenSSL's reasons that say nothing of who is there."""
+
 _ALERTS = {
+    "TLSV1_ALERT_INTERNAL_ERROR": "it cannot answer just now",
     "TLSV1_UNRECOGNIZED_NAME": "it has no such job, or another key",
     "CALLBACK_FAILED": "it asks for no job of ours, or with another key",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not take our certificate: another key",

@@ -41,7 +41,9 @@ def test_fault_42_another_key_does_not_and_a_vain_wait_says_so(others: tuple[byt
     stage.wait(15.0)
     failed(one, "timeout")
     theirs = f"10.0.0.1 has key {key_id_of(OLD)}"
-    assert f"Another cluster key is in use on this network: {theirs}" in failed(two, "timeout")
+    assert f"Another cluster key is in use on this network, as adverts say: {theirs}" in failed(
+        two, "timeout"
+    )
     mine = f"gpu2 has key {key_id_of(NEW)}" if others else "gpu2 has no key"
     assert mine in failed(two, "timeout")
     assert any(theirs in sentence for sentence in noticed(two))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -204,3 +205,31 @@ def test_realms_of_jobs_and_of_nodes_are_apart() -> None:
     keys = [b"a" * 32, b"b" * 32]
     seeds = {r.seed for k in keys for r in (*node_realms_of([k]), realm_of(JobId("bert"), k), BERT)}
     assert len(seeds) == 5
+
+
+async def test_a_hello_without_end_is_cut_off(server: Server) -> None:
+    """OpenSSL would keep 128 KiB of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    record = b"\x16\x03\x01\x40\x00"
+    body = b"\x01\x01\xff\xf0" + b"a" * 16_380
+    writer.write(record + body + (record + b"a" * 16_384) * 6)
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+    writer.close()
+    assert "a handshake of over 32768 bytes" in str(await server.heard.get())
+
+
+async def test_no_room_for_a_certificate_is_not_another_key(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is out of descriptors may well be the one that is looked for."""
+
+    def out_of_descriptors(_: bytes) -> None:
+        raise OSError(24, "Too many open files")
+
+    client = tls.Pass(BERT)
+    client.warm()
+    monkeypatch.setattr(tls, "_file", out_of_descriptors)
+    with pytest.raises(tls.Shed, match="it cannot answer just now"):
+        await dial(server, client)
+    assert isinstance(await server.heard.get(), str)
