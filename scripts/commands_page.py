@@ -63,6 +63,6 @@ def _verbatim(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """What is text on a terminal is text here."""
-    for character in "\\*|<":
+    for character in "\\*|<[":
         text = text.replace(character, f"\\{character}")
     return text

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import commands_page
+import diagram
 import manual
-from mingled.core.table import State, diagram
+import sections
+from mingled.core.table import TRANSITIONS
 from mingled.core.words import Form
 from mingled.frameworks.dialects.registry import DIALECTS
 from mingled.frameworks.environment import EXPORTED, FAMILY, TUNING, VARIABLES
@@ -84,12 +86,17 @@ def environment() -> str:
 
 def states() -> str:
     """docs/states.md."""
-    meanings = "\n".join(f"- `{state}`" for state in State)
-    return (
-        "# The states of one job on one node\n\nMade by `scripts/generate_docs.py` from "
-        "`mingled/core/table.py`, the one transition table.\n\n```mermaid\n"
-        f"{diagram()}```\n\nStates:\n\n{meanings}\n"
-    )
+    table = "mingled/core/table.py"
+    lines = ["# The states of one job on one node", ""]
+    lines += [f"Made by `scripts/generate_docs.py` from `{table}`, the one transition table.", ""]
+    lines += ["![The states, and what leads from one to another](states.svg)", ""]
+    for heading, name in (("State", "State"), ("What moves it", "Trigger")):
+        lines += [f"| {heading} | |", "|---|---|"]
+        lines += [f"| {value} | {meaning} |" for value, meaning in sections.members(table, name)]
+        lines.append("")
+    lines += ["| from | by | to |", "|---|---|---|"]
+    lines += [f"| {a} | {trigger} | {b} |" for (a, trigger), b in TRANSITIONS.items()]
+    return "\n".join(lines) + "\n"
 
 
 FRAMEWORKS = """# Frameworks
@@ -177,7 +184,11 @@ def pages() -> dict[str, str]:
         "docs/environment.md": environment(),
         "docs/frameworks.md": frameworks(),
         "docs/states.md": states(),
+        "docs/states.svg": diagram.svg(TRANSITIONS),
     }
+    for path in sorted((ROOT / "docs").glob("*.md")):  # parts of pages
+        name = f"docs/{path.name}"
+        texts[name] = sections.filled(texts.get(name) or path.read_text())
     texts |= {f"man/{program.path}.1": manual.page(program) for program in programs()}
     return texts
 
