@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from programs import Paragraph, Program, Row
+from sections import code
 
 HEAD = """# Commands
 
@@ -37,9 +38,8 @@ def _command(command: Program) -> list[str]:
 
 
 def _row(row: Row) -> str:
-    names = row.names.replace("|", "\\|")
     environ = f" [env: {row.environ}]" if row.environ else ""
-    return f"| `{names}` | {_escaped(row.help + environ)} |"
+    return f"| {code(row.names)} | {_escaped(row.help + environ)} |"
 
 
 def _body(paragraphs: Iterable[Paragraph]) -> list[str]:

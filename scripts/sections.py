@@ -10,6 +10,7 @@ Read from the source text, not by import: what the comments beside the fields sa
 from __future__ import annotations
 
 import ast
+import html
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,13 @@ def filled(page: str) -> str:
     return _SECTION.sub(made, page)
 
 
+def code(text: str) -> str:
+    """Code in a cell of a table. Renderers do not agree about what `\\|` is in there."""
+    if "|" not in text:
+        return f"`{text}`" if text else ""
+    return f"<code>{html.escape(text, quote=False).replace('|', '&#124;')}</code>"
+
+
 # ---------------------------------------------------------------- structs
 
 
@@ -44,7 +52,7 @@ def _struct(source: _Source, node: ast.ClassDef) -> str:
     blocks = [f"#### {node.name}" + (f", `{tag}`" if tag else "")]
     blocks.append(_markdown(ast.get_docstring(node) or ""))
     rows = [
-        f"| `{name}` | `{kind}` | {f'`{default}`' if default else ''} | {meaning} |"
+        f"| {code(name)} | {code(kind)} | {code(default)} | {meaning} |"
         for name, kind, default, meaning in source.fields(node)
     ]
     if rows:
@@ -65,7 +73,7 @@ def _settings(path: str, names: list[str]) -> str:
             continue
         reason = ast.unparse(after.value) if _is_text(after) and isinstance(after, ast.Expr) else ""
         reason = ast.literal_eval(reason) if reason else ""
-        rows.append(f"| `{name}` | `{source.text(value)}` | {_cell(reason)} |")
+        rows.append(f"| {code(name)} | {code(source.text(value))} | {_cell(reason)} |")
     return "\n".join(["| name | value | |", "|---|---|---|", *rows])
 
 
@@ -163,8 +171,8 @@ class _Source:
             if not comment and above.startswith("#:"):
                 comment = above.removeprefix("#:")
             default = self.text(item.value) if item.value is not None else ""
-            kind = _cell(self.text(item.annotation))
-            found.append((item.target.id, kind, _cell(default), _cell(comment.strip())))
+            kind = self.text(item.annotation)
+            found.append((item.target.id, kind, default, _cell(comment.strip())))
         return found
 
 

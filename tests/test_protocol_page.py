@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 WITHIN_S = 60.0
+JOB = job("page")
 
 Message = dict[str, Any]
 
@@ -220,73 +221,60 @@ class Follower:
 
 
 @pytest.fixture
-def leader(runtime: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """Starts rank 0 of a job of two."""
-    started: list[subprocess.Popen[str]] = []
+def leader(runtime: Path) -> Iterator[subprocess.Popen[str]]:
+    """`mingle-wait` as rank 0 of JOB."""
+    program = "import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'])"
+    words = ["-m", "mingled.cli.wait", "--job", JOB, "--world-size", "2", "--rank", "0"]
+    words += ["--timeout", "60s", "--", sys.executable, "-c", program]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, *words], stdout=pipe, stderr=pipe, text=True)
+    yield process
+    process.kill()
+    process.communicate()
 
-    def start(job_id: str) -> subprocess.Popen[str]:
-        program = "import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'])"
-        words = ["-m", "mingled.cli.wait", "--job", job_id, "--world-size", "2", "--rank", "0"]
-        words += ["--timeout", "60s", "--", sys.executable, "-c", program]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            [sys.executable, *words], stdout=pipe, stderr=pipe, text=True, env=os.environ.copy()
-        )
-        started.append(process)
-        return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+@pytest.fixture
+def follower(leader: subprocess.Popen[str], tmp_path: Path) -> Iterator[Follower]:
+    """It has said join."""
+    advert = advert_of(JOB)
+    assert advert["label"] == label_of(JOB)
+    assert advert["key_id"] == "none"
+    node = secrets.token_hex(16)
+    with ring_port(node) as ring:
+        joined = Follower(JOB, advert, context_of(JOB, tmp_path), node, ring)
+        yield joined
+        joined.close()
 
 
 @pytest.mark.daemon
 def test_whoever_follows_the_page_takes_part(
-    leader: Callable[[str], subprocess.Popen[str]], tmp_path: Path
+    leader: subprocess.Popen[str], follower: Follower
 ) -> None:
-    job_id = job("page")
-    process = leader(job_id)
-    advert = advert_of(job_id)
-    assert advert["label"] == label_of(job_id)
-    assert advert["key_id"] == "none"
-    node = secrets.token_hex(16)
-    with ring_port(node) as ring:
-        follower = Follower(job_id, advert, context_of(job_id, tmp_path), node, ring)
-        welcome = follower.hear("welcome")
-        prepare = follower.hear("prepare")
-        assert [m["rank"] for m in prepare["members"]] == [0, 1]
-        assert prepare["members"][1]["participant"] == follower.participant
-        # Rank 0's port says the proof; the next in the ring is rank 0's node again.
-        assert word_of(prepare["master_addr"], prepare["master_port"]) == prepare["proof"]
-        assert word_of("127.0.0.1", prepare["ring_ports"][0]) == welcome["node"]["node"]
-        answer = {"round": prepare["round"], "proof": prepare["proof"]}
-        follower.say(type="ack", **answer)
-        commit = follower.hear("commit")
-        assert {name: commit[name] for name in answer} == answer
-        out, err = process.communicate(timeout=WITHIN_S)
-        assert (process.returncode, out) == (0, "0 2\n"), err
-        follower.close()
+    welcome = follower.hear("welcome")
+    prepare = follower.hear("prepare")
+    assert [m["rank"] for m in prepare["members"]] == [0, 1]
+    assert prepare["members"][1]["participant"] == follower.participant
+    # Rank 0's port says the proof; the next in the ring is rank 0's node again.
+    assert word_of(prepare["master_addr"], prepare["master_port"]) == prepare["proof"]
+    assert word_of("127.0.0.1", prepare["ring_ports"][0]) == welcome["node"]["node"]
+    answer = {"round": prepare["round"], "proof": prepare["proof"]}
+    follower.say(type="ack", **answer)
+    commit = follower.hear("commit")
+    assert {name: commit[name] for name in answer} == answer
+    out, err = leader.communicate(timeout=WITHIN_S)
+    assert (leader.returncode, out) == (0, "0 2\n"), err
 
 
 @pytest.mark.daemon
 def test_a_nack_is_told_to_rank_0s_people(
-    leader: Callable[[str], subprocess.Popen[str]], tmp_path: Path
+    leader: subprocess.Popen[str], follower: Follower
 ) -> None:
-    job_id = job("nack")
-    process = leader(job_id)
-    advert = advert_of(job_id)
-    node = secrets.token_hex(16)
-    with ring_port(node) as ring:
-        follower = Follower(job_id, advert, context_of(job_id, tmp_path), node, ring)
-        follower.hear("welcome")
-        prepare = follower.hear("prepare")
-        follower.say(
-            type="nack", round=prepare["round"], proof=prepare["proof"], reason="no way, says page"
-        )
-        abort = follower.hear("abort")
-        assert abort["proof"] == prepare["proof"]
-        assert abort["reason"] == "no way, says page"
-        assert process.stderr is not None
-        assert any("[no way, says page]" in line for line in process.stderr)
-        follower.close()
+    follower.hear("welcome")
+    prepare = follower.hear("prepare")
+    answer = {"round": prepare["round"], "proof": prepare["proof"]}
+    follower.say(type="nack", reason="no way, says page", **answer)
+    abort = follower.hear("abort")
+    assert abort["proof"] == prepare["proof"]
+    assert abort["reason"] == "no way, says page"
+    assert leader.stderr is not None
+    assert any("[no way, says page]" in line for line in leader.stderr)
