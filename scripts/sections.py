@@ -111,7 +111,7 @@ def _code(path: str, names: list[str]) -> str:
     for name in names:
         node = source.named(name)
         blocks.append(source.lines(node.lineno, node.end_lineno or node.lineno))
-    return "```python\n" + "\n\n".join(blocks) + "\n```"
+    return "```python\n" + "\n\n\n".join(blocks) + "\n```"
 
 
 def _rooms(folder: str, names: list[str]) -> str:
