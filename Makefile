@@ -5,7 +5,7 @@ ARGS ?=
 SIM_SEEDS ?= 0..200
 BIN := .venv/bin
 
-.PHONY: help demo test check lint sim bench format clean
+.PHONY: help demo test check lint sim bench docs dist format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,12 +39,21 @@ bench:  ## measure, and print the table
 	@scripts/bootstrap --with dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
+docs:  ## build the site into site/, any warning an error
+	@scripts/bootstrap --with dev
+	$(BIN)/python scripts/generate_docs.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist:  ## build sdist and wheel twice, compare, and try the wheel with each Python at hand
+	@scripts/bootstrap --with dev
+	$(BIN)/python scripts/dist.py --try-wheel
+
 format:  ## rewrite the sources as ruff would have them
 	@scripts/bootstrap --with dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:  ## remove .venv, caches and build results
-	rm -rf .venv build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
 	rm -rf .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

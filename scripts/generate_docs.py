@@ -1,16 +1,21 @@
-"""Write the documents that are made from the code: `python scripts/generate_docs.py [--check]`."""
+"""Write what is made from the code: `python scripts/generate_docs.py [--check]`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from mingled.core.table import State, diagram
+import commands_page
+import diagram
+import manual
+import sections
+from mingled.core.table import TRANSITIONS
 from mingled.core.words import Form
 from mingled.frameworks.dialects.registry import DIALECTS
 from mingled.frameworks.environment import EXPORTED, FAMILY, TUNING, VARIABLES
+from programs import programs
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
 
 READ = (
     ("`RANK`, `WORLD_SIZE`", "defaults of `--rank` and `--world-size`; not of the launcher form"),
@@ -81,12 +86,17 @@ def environment() -> str:
 
 def states() -> str:
     """docs/states.md."""
-    meanings = "\n".join(f"- `{state}`" for state in State)
-    return (
-        "# The states of one job on one node\n\nMade by `scripts/generate_docs.py` from "
-        "`mingled/core/table.py`, the one transition table.\n\n```mermaid\n"
-        f"{diagram()}```\n\nStates:\n\n{meanings}\n"
-    )
+    table = "mingled/core/table.py"
+    lines = ["# The states of one job on one node", ""]
+    lines += [f"Made by `scripts/generate_docs.py` from `{table}`, the one transition table.", ""]
+    lines += ["![The states, and what leads from one to another](states.svg)", ""]
+    for heading, name in (("State", "State"), ("What moves it", "Trigger")):
+        lines += [f"| {heading} | |", "|---|---|"]
+        lines += [f"| {value} | {meaning} |" for value, meaning in sections.members(table, name)]
+        lines.append("")
+    lines += ["| from | by | to |", "|---|---|---|"]
+    lines += [f"| {a} | {trigger} | {b} |" for (a, trigger), b in TRANSITIONS.items()]
+    return "\n".join(lines) + "\n"
 
 
 FRAMEWORKS = """# Frameworks
@@ -167,20 +177,34 @@ def frameworks() -> str:
     return "\n".join(lines) + "\n\n" + FRAMEWORKS_END
 
 
-PAGES = {"frameworks.md": frameworks, "environment.md": environment, "states.md": states}
+def pages() -> dict[str, str]:
+    """Every generated file, by its path in the repository."""
+    texts = {
+        "docs/commands.md": commands_page.page(programs()),
+        "docs/environment.md": environment(),
+        "docs/frameworks.md": frameworks(),
+        "docs/states.md": states(),
+        "docs/states.svg": diagram.svg(TRANSITIONS),
+    }
+    for path in sorted((ROOT / "docs").glob("*.md")):  # parts of pages
+        name = f"docs/{path.name}"
+        texts[name] = sections.filled(texts.get(name) or path.read_text())
+    texts |= {f"man/{program.path}.1": manual.page(program) for program in programs()}
+    return texts
 
 
 def main() -> int:
-    """With --check: 1 where a page is not what the code says."""
+    """With --check: 1 where a file is not what the code says."""
     stale = []
-    for name, make in PAGES.items():
-        path = DOCS / name
-        if not path.exists() or path.read_text() != make():
+    for name, text in pages().items():
+        path = ROOT / name
+        if not path.exists() or path.read_text() != text:
             stale.append(name)
             if "--check" not in sys.argv:
-                path.write_text(make())
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text)
     if stale and "--check" in sys.argv:
-        sys.stderr.write(f"docs/{', '.join(stale)}: stale; run python scripts/generate_docs.py\n")
+        sys.stderr.write(f"{', '.join(stale)}: stale; run python scripts/generate_docs.py\n")
         return 1
     return 0
 

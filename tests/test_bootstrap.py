@@ -126,7 +126,7 @@ def test_the_second_run_does_nothing_until_a_pin_changes(machine: Machine) -> No
         again = machine.bootstrap("--with", extras)
         assert (again.returncode, again.stderr, machine.asked()) == (0, "", [])
     machine.bootstrap("--with", "frameworks")
-    assert machine.asked()[-1].endswith("-e .[demo,dev,frameworks]")
+    assert machine.asked()[-1].endswith("-e .[demo,dev,docs,frameworks]")
     assert machine.bootstrap("--with", "dev").stderr == ""
     with (machine.clone / "constraints.txt").open("a") as pins:
         pins.write("attrs==25.1.0\n")

@@ -13,6 +13,7 @@ from mingled.errors import MingleError
 from mingled.wording import clean
 
 _COMMANDS = {
+    "completion": ("mingled.cli.completion", "command"),
     "demo": ("mingled.cli.demo", "demo"),
     "doctor": ("mingled.cli.doctor", "command"),
     "firewall": ("mingled.cli.firewall", "command"),

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 import msgspec
@@ -24,6 +24,9 @@ from mingled.frameworks.dialects import registry
 from mingled.frameworks.environment import TUNING, check_interfaces
 from mingled.frameworks.software import software
 from mingled.wording import clean, split_warning
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _EXITS = """\b
 Exit codes:
@@ -175,7 +178,13 @@ Exit codes:
 )
 @click.version_option(__version__, prog_name="mingle-wait")
 @click.option("--adopt", metavar="TOKEN", hidden=True)
-@click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD ...]")
+@click.argument(
+    "cmd",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[-- CMD ...]",
+    shell_complete=lambda ctx, parameter, incomplete: _files(incomplete),
+)
 def command(
     job: str | None,
     nnodes: str | None,
@@ -282,6 +291,13 @@ def command(
         raise _Ended(signal.SIGINT, join.job) from None
     except _Ended as end:
         raise _Ended(end.args[0], join.job) from None
+
+
+def _files(incomplete: str) -> list[CompletionItem[str]]:
+    """CMD's words are mostly files: the script that is to run, and what it reads."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 def _import_supervise() -> None:

@@ -94,10 +94,3 @@ def step(state: State, trigger: Trigger) -> State:
         return TRANSITIONS[state, trigger]
     except KeyError:
         raise ForbiddenTransition(f"no transition from {state} by {trigger}") from None
-
-
-def diagram() -> str:
-    """The table as a Mermaid state diagram, deterministic, newline at the end."""
-    lines = ["stateDiagram-v2", "    [*] --> idle"]
-    lines += [f"    {a} --> {b}: {t}" for (a, t), b in TRANSITIONS.items()]
-    return "\n".join(lines) + "\n"
