@@ -1,7 +1,6 @@
 """The manual pages, man/*.1, from the texts that `--help` prints. In man(7), which any man reads.
 
-click-man does this as well, with one page for each of twenty subcommands, without the exit codes
-(it leaves epilogs out) and with the date of the build; a reader wants one page for a program.
+One page for a program, its subcommands and exit codes in it: that is how a reader looks for them.
 """
 
 from __future__ import annotations
