@@ -10,6 +10,7 @@ from mingled.core import actions, events, local
 from mingled.core.events import Address, Holder
 from mingled.core.messages import Advert, Contest
 from mingled.core.rendezvous import Rendezvous
+from mingled.core.table import State
 from mingled.core.words import Form, NodeId, ParticipantId, Standing
 from tests.core.samples import CARD, CLAIM, JOB
 
@@ -66,3 +67,15 @@ def test_a_frame_that_was_on_its_way_when_its_link_was_closed(core: Rendezvous) 
         sealed=False,
     )
     assert core.handle(events.FrameReceived(link=asked.link, message=answer), 100.2) == []
+
+
+def test_a_plain_rank_0_in_the_place_of_one_whose_seal_failed(core: Rendezvous) -> None:
+    """The next try of a seal that nobody wants any more was due for ever: the loop span."""
+    said = join(core, 1, 100.0, form=Form.PROCESS, size_min=1, size_max=1)
+    (asked,) = [a for a in said if isinstance(a, actions.OpenProof)]
+    core.handle(events.ProofFailed(job=JOB, proof=asked.proof, reason="none is free"), 100.1)
+    assert core.jobs[JOB].state is State.LEADING
+    join(core, 2, 100.2, form=Form.PLAIN)
+    core.handle(events.Ticked(), 110.0)
+    due = core.deadline()
+    assert due is None or due > 110.0
