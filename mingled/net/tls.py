@@ -14,6 +14,7 @@ import functools
 import os
 import socket
 import ssl
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -223,7 +224,7 @@ class Channel:
         """The handshake. What is wrong with it is told to the other side as well."""
         while True:
             try:
-                self.tls.do_handshake()
+                _handshake(self.tls)
             except ssl.SSLWantReadError:
                 self._flush()
                 if not await self._receive():
@@ -318,6 +319,22 @@ class Channel:
     async def wait_closed(self) -> None:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+
+def _handshake(tls: ssl.SSLObject) -> None:
+    """`ssl` writes a traceback to stderr where the name that a client asks for is not ASCII; nobody
+    who has not shown who he is writes into our log."""
+    before = sys.unraisablehook
+
+    def told(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, UnicodeDecodeError):
+            before(unraisable)
+
+    sys.unraisablehook = told
+    try:
+        tls.do_handshake()
+    finally:
+        sys.unraisablehook = before
 
 
 _ALERTS = {

@@ -204,3 +204,18 @@ def test_realms_of_jobs_and_of_nodes_are_apart() -> None:
     keys = [b"a" * 32, b"b" * 32]
     seeds = {r.seed for k in keys for r in (*node_realms_of([k]), realm_of(JobId("bert"), k), BERT)}
     assert len(seeds) == 5
+
+
+async def test_a_name_of_no_letters_is_refused_and_says_nothing_in_our_log(server: Server) -> None:
+    """pytest fails a test in which Python writes "Exception ignored in"."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = tls.Pass(BERT).client(incoming, outgoing)
+    with pytest.raises(ssl.SSLWantReadError):
+        hello.do_handshake()
+    said = outgoing.read()
+    assert BERT.label.encode() in said
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(said.replace(BERT.label.encode(), b"\xff" * len(BERT.label)))
+    assert isinstance(await server.heard.get(), str)
+    await reader.read()
+    writer.close()
