@@ -17,6 +17,7 @@ from pathlib import Path
 
 NAMES = (
     "socket-line",
+    "peer-hello",
     "peer-frame",
     "mdns-text",
     "mdns-packet",

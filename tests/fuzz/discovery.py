@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -39,6 +38,7 @@ from mingled.net.resolve import Resolver
 from mingled.net.udp import Packet
 from tests.core.samples import ADVERT
 from tests.core.test_datagrams import EACH
+from tests.fuzz import loops
 
 NODE = NodeId("0" * 31 + "9")  # not that of the samples: what it says itself it does not hear
 LO = (events.Address(address="127.0.0.1", interface="lo"),)
@@ -63,37 +63,11 @@ def _check(event: events.Event) -> None:
         assert event.advert.key_id.isprintable()
 
 
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """One for all inputs: to make one costs more than an input."""
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(_failed)
-    return loop
-
-
-_failures: list[BaseException] = []
-
-
-def _failed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    _failures.append(context.get("exception") or AssertionError(context["message"]))
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """What the loop would only log is raised, too."""
-    _failures.clear()
-    _loop().run_until_complete(work)
-    if _failures:
-        raise _failures[0]
-
-
 def close() -> None:
     """After the last input of a process that goes on."""
     if _responder.cache_info().currsize:
-        _run(_responder().close())
+        loops.run(_responder().close())
         _responder.cache_clear()
-    if _loop.cache_info().currsize:
-        _loop().close()
-        _loop.cache_clear()
 
 
 # ---------------------------------------------------------------- multicast DNS
@@ -152,7 +126,7 @@ class _Responder:
 @cache
 def _responder() -> _Responder:
     found = _Responder()
-    _run(found.start())
+    loops.run(found.start())
     return found
 
 
@@ -160,7 +134,7 @@ def mdns_text(data: bytes) -> None:
     """A TXT record; before it the instance's name, length first. Empty: a good name."""
     size = data[0] if data else 0
     name, text = data[1 : 1 + size], data[1 + size :]
-    _run(_text(_responder(), name.decode(errors="replace"), text))
+    loops.run(_text(_responder(), name.decode(errors="replace"), text))
 
 
 async def _text(side: _Responder, name: str, text: bytes) -> None:
@@ -182,7 +156,7 @@ async def _text(side: _Responder, name: str, text: bytes) -> None:
 
 def mdns_packet(data: bytes) -> None:
     """A whole DNS message, through the library's own listener, after an honest announcement."""
-    _run(_packet(_responder(), data))
+    loops.run(_packet(_responder(), data))
 
 
 async def _packet(side: _Responder, data: bytes) -> None:
@@ -207,7 +181,7 @@ def datagram(data: bytes) -> None:
         known = None
     if known is not None:
         assert decode(encode(known)) == known
-    _run(_datagram(data))
+    loops.run(_datagram(data))
 
 
 async def _datagram(data: bytes) -> None:

@@ -6,10 +6,13 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.fuzz import discovery, files, lines, shell
+from tests.fuzz import discovery, files, hello, lines, loops, shell
 
 SOCKET_BYTES_MAX = 65 * 1024
 """The socket takes lines of 64 KiB."""
+
+HELLO_BYTES_MAX = 20 * 1024
+"""A record of TLS holds 16 KiB."""
 
 DATAGRAM_BYTES_MAX = 2_048
 """Longer ones than are taken (1,500)."""
@@ -41,11 +44,14 @@ TARGETS: dict[str, Target] = {
         "lines on the Unix socket",
         json=True,
     ),
+    "peer-hello": Target(
+        hello.peer_hello, hello.hello_seeds, HELLO_BYTES_MAX, "a connection that is not let in yet"
+    ),
     "peer-frame": Target(
         lines.peer_frame,
         lines.peer_seeds,
         SOCKET_BYTES_MAX,
-        "frames on the peer link",
+        "frames of a peer that was let in",
         json=True,
     ),
     "mdns-text": Target(
@@ -75,3 +81,5 @@ def close() -> None:
     """After the last input of a process that goes on."""
     discovery.close()
     files.close()
+    hello.close()
+    loops.close()
