@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mingled.core import events
 from mingled.core.adverts import AdvertBook
 from mingled.core.job import Job
 from mingled.core.pursuit import Pursuit
 from mingled.core.table import State
-from tests.fuzz.shell import Broken, play
+from tests.fuzz.shell import FRAMES, Broken, play
 
 RUNS = 120
 RUN_BYTES = 1_500
@@ -39,13 +40,18 @@ def test_any_events_in_any_order(data: bytes) -> None:
 
 def test_long_runs_get_everywhere_and_end_with_nothing_kept() -> None:
     seen, ready, failed = set(), 0, 0
+    said: set[type] = set()
     for seed in range(RUNS):
         shell = play(seeded(seed))
+        happened = [event for _, arrow, event in shell.log if arrow == "<-"]
+        said |= {type(event) for event in happened}
+        said |= {type(e.message) for e in happened if isinstance(e, events.FrameReceived)}
         seen |= {line.partition(" ")[0] for job in shell.core.jobs.values() for line in job.story}
         ready, failed = ready + len(shell.ready), failed + len(shell.failed)
         shell.drain()
     assert ready > RUNS / 4
     assert failed > RUNS
+    assert said == {*events.Event.__subclasses__(), *FRAMES}
     assert seen >= set(State) - {State.UNSURE}  # which takes a longer story than most are
 
 

@@ -115,7 +115,7 @@ class Shell:
             own=frozenset(OWN_ADDRESSES),
             settings=SETTINGS,
         )
-        self.log: deque[object] = deque(maxlen=400)
+        self.log: deque[tuple[float, str, object]] = deque(maxlen=400)
         self.due: deque[events.Event] = deque(maxlen=DUE_MAX)
         self.opening: dict[int, actions.OpenLink] = {}
         self.links: list[int] = []  #: that stand
