@@ -210,7 +210,9 @@ def text_seeds() -> list[bytes]:
     broken = [b"v", b"v=", b"v=x", b"v=99999999999999999999", b"k=\xff\x1b[2J", b"a1=%", b"a3=,,"]
     name = NAME.encode()
     seeds = [_strings(good), _strings(broken), _strings([*good, *broken]), b"\x00", b"\xff" * 40]
-    return [bytes([0]) + s for s in seeds] + [bytes([len(name)]) + name + seeds[0]]
+    bare = name.removesuffix(f".{TYPE}".encode())
+    named = [bytes([len(n)]) + n + seeds[0] for n in (name, bare, bare + b".local.")]
+    return [bytes([0]) + s for s in seeds] + named
 
 
 def _strings(strings: list[bytes]) -> bytes:
