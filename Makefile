@@ -3,9 +3,11 @@
 NNODES ?= 3
 ARGS ?=
 SIM_SEEDS ?= 0..200
+TARGET ?= core
+RUNS ?= 100000
 BIN := .venv/bin
 
-.PHONY: help demo test check lint sim bench docs dist format clean
+.PHONY: help demo test check lint sim fuzz bench docs dist format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +36,10 @@ sim:  ## a long simulation (SIM_SEEDS=A..B), and one of 1,000 nodes
 	@scripts/bootstrap --with dev
 	$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)
 	$(BIN)/python -m tests.sim --seeds 1..1 --nodes 1000
+
+fuzz:  ## look for an input that TARGET=core does not survive, among RUNS=100000 (docs/fuzzing.md)
+	@scripts/bootstrap --with fuzz
+	$(BIN)/python -m tests.fuzz $(TARGET) --runs $(RUNS) $(ARGS)
 
 bench:  ## measure, and print the table
 	@scripts/bootstrap --with dev

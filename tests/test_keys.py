@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from mingled import keys
-from mingled.core.secrets import secret_of
+from mingled.core.secrets import KEY_BYTES, KEYS_MAX, secret_of
 from mingled.errors import BadInput, NotPermitted
 
 ONE, TWO = bytes(range(32)), bytes(range(32, 64))
@@ -177,3 +180,22 @@ def test_a_daemon_without_a_key_gets_the_first_one(path: Path) -> None:
 def test_a_user_without_a_home() -> None:
     assert keys.own({"HOME": "/x"}) == Path("/x/.config/mingled/key")
     assert keys.find({"HOME": "/nonexistent", keys.VARIABLE: "~nobody-at-all/key"}) is not None
+
+
+LINES = st.sampled_from([b"\n", b"# ours", b"0" * 64, b"f" * 64, b"F" * 64, b"\xd9\xa3" * 64, b" "])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # each writes it anew
+@given(st.lists(LINES | st.binary(max_size=70), max_size=9).map(b"\n".join))
+@example(b"\n".join(b"%064x" % n for n in range(9)))
+@example(b"\x00" * 70_000)
+def test_whatever_stands_in_the_files(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key"
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    with contextlib.suppress(BadInput):
+        found = keys.load(path)
+        assert 1 <= len(found) == len(set(found)) <= KEYS_MAX
+        assert {len(key) for key in found} == {KEY_BYTES}
+    with contextlib.suppress(BadInput):
+        assert len(keys.load_secret(path)) == 64

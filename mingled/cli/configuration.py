@@ -72,7 +72,7 @@ def load(path: Path, *, needed: bool) -> dict[str, Any]:
         raise _bad(path, None, f"cannot be read: {reason}") from None
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
         raise _bad(path, None, f"is no TOML: {error}") from None
     found = {}
     for key, value in values.items():

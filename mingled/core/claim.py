@@ -20,7 +20,7 @@ from mingled.core.seat import Seat, owner_conflict, rank_conflict, shape_conflic
 from mingled.core.software import same_conflict
 from mingled.core.survey import Survey
 from mingled.core.table import State
-from mingled.core.words import Form, NodeId, Nonce, ParticipantId, Standing
+from mingled.core.words import NodeId, Nonce, ParticipantId, Standing
 from mingled.errors import Closed, NotPermitted, Refused, VersionSkew
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ class Claim:
         if self.job.state is not State.LEADING:
             return
         seat = self.leader_seat()
-        if self.plain.port is not None or (seat is not None and seat.join.form is Form.PLAIN):
+        if self.plain.leads(seat):
             self.plain.consider(now)
         elif seat is not None:
             self.seal.consider(seat, now)

@@ -33,7 +33,7 @@ def parse_peer(text: str) -> tuple[str, int | None]:
         host, _, port = text.partition(":")
         if not port:
             raise _bad(text)
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
+    if port and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
         raise _bad(text)
     if not (_is_address(host) or (_NAME.fullmatch(host) and not text.startswith("["))):
         raise _bad(text)

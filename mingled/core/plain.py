@@ -12,6 +12,7 @@ from mingled.core.words import Form, Nonce
 
 if TYPE_CHECKING:
     from mingled.core.claim import Claim, Session
+    from mingled.core.seat import Seat
 
 LOOPBACK = Address(address="127.0.0.1", interface="lo")
 """Rank 0's address where all participants are on one node, and only there."""
@@ -27,6 +28,10 @@ class Plain:
         self._open_at = now + self._ctx.settings.search_max_s
         self._proof: Nonce | None = None
         self._opening = False
+
+    def leads(self, seat: Seat | None) -> bool:
+        """Whether a claim with `seat` as rank 0 has nothing to seal."""
+        return self.port is not None or (seat is not None and seat.join.form is Form.PLAIN)
 
     def consider(self, now: float) -> None:
         """Release rank 0 if it is time, and whoever else is here then."""

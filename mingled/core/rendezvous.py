@@ -363,9 +363,9 @@ class Rendezvous:
     def _frame(self, event: events.FrameReceived, now: float) -> None:
         unbound = self._unbound.pop(event.link, None)
         if unbound is None:
-            job = self._owner(event.link)
-            if job is not None:
-                job.links.received(event.link, *self._ends[event.link], event.message, now)
+            job, ends = self._owner(event.link), self._ends.get(event.link)
+            if job is not None and ends is not None:  # else it was on its way when we closed
+                job.links.received(event.link, *ends, event.message, now)
             return
         message = event.message
         if unbound.label in self._ctx.nodes:  # nobody's job: that belongs to who knows its secrets

@@ -409,6 +409,9 @@ class Seal:
     def deadline(self) -> float | None:
         if self.attempt is not None:
             return self.attempt.until
-        if self._claim.job.state is not State.LEADING or self._claim.leader_seat() is None:
+        seat = self._claim.leader_seat()
+        if self._claim.job.state is not State.LEADING or seat is None:
+            return None
+        if self._claim.plain.leads(seat):  # a newer join of rank 0's process: nothing to seal now
             return None
         return self._reseal_at or self._claim.survey.deadline() or self.last_call.deadline()

@@ -4,6 +4,7 @@ Only the filter table's INPUT decides what comes in."""
 from __future__ import annotations
 
 import ipaddress
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Literal
@@ -31,12 +32,12 @@ def parse(text: str, version: Literal[4, 6]) -> dict[str, Chain]:
         elif table != "filter":
             continue
         elif line.startswith(":"):
-            name, policy, *_ = [*line[1:].split(), "-"]
+            name, policy, *_ = [*line[1:].split(), "", "-"]
             policies[name] = policy
             rules[name] = []
         elif line.startswith("-A "):
-            words = _words(line)
-            rules.setdefault(words[1], []).append(_rule(words[2:], version))
+            name, *words = _words(line)[1:] or [""]
+            rules.setdefault(name, []).append(_rule(words, version))
     return {
         name: Chain(
             rules=tuple(found),
@@ -147,6 +148,8 @@ def _address(text: str, *, source: bool) -> Test:
 
 def _ports(part: str) -> object:
     low, colon, high = part.partition(":")
+    if not all(re.fullmatch("[0-9]{1,5}", end or "0") for end in (low, high)):
+        return part
     if not colon:
-        return int(low) if low.isdigit() else part
-    return (int(low or 0), int(high or 65_535)) if (low + high).isdigit() else part
+        return int(low) if low else part
+    return (int(low or 0), int(high or 65_535))

@@ -26,6 +26,16 @@ _VERDICTS: dict[str, _Word] = {
     "goto": "goto",
 }
 
+_UNREADABLE = (
+    msgspec.MsgspecError,
+    RecursionError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+"""All that comes of text that is none of nft's, from broken JSON to an address that is none."""
+
 Sets = Mapping[str, list[Any]]
 Fields = Callable[[Incoming], object]
 
@@ -62,7 +72,7 @@ def parse(text: str) -> dict[str, Chain]:
             for head in heads
             if head["family"] in _VERSIONS
         }
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise NotRead(f"nft prints what is no rule set known here ({error!r})") from error
 
 
@@ -137,7 +147,7 @@ def _match(said: Mapping[str, Any], table: str, sets: Sets) -> Test:
 
 
 def _compare(operator: str, value: object, wanted: list[object]) -> bool | None:
-    (than,) = wanted
+    than = wanted[0] if len(wanted) == 1 else None
     if not isinstance(value, int) or not isinstance(than, int):
         return None
     answers = {"<": value < than, ">": value > than, "<=": value <= than, ">=": value >= than}

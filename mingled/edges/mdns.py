@@ -500,7 +500,9 @@ def _sorted(addresses: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
 
 
 def _parse_name(name: str) -> tuple[Label, Nonce] | None:
-    instance = name.removesuffix("." + TYPE)
+    instance, _, kind = name.partition(".")
+    if kind != TYPE:
+        return None
     label, _, claim = instance.partition("-")
     with contextlib.suppress(BadInput):
         return Label(label), Nonce(claim)

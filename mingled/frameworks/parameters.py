@@ -180,10 +180,11 @@ def local_addresses(job: JobId, name: str) -> tuple[str, ...]:
     where it is neither; whether this node has the address is checked by the daemon."""
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # what is no host name at all is a UnicodeError
+        reason = getattr(error, "strerror", None) or error
         raise BadInput(
             f"job {job}: --local-addr {name} is no address of {socket.gethostname()} and resolves "
-            f"to none ({error.strerror or error}); see mingle interfaces, or delete --local-addr"
+            f"to none ({reason}); see mingle interfaces, or delete --local-addr"
         ) from None
     return tuple(dict.fromkeys(str(place[4][0]) for place in found))
 

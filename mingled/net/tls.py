@@ -14,6 +14,7 @@ import functools
 import os
 import socket
 import ssl
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -239,7 +240,7 @@ class Channel:
         came = 0
         while True:
             try:
-                self.tls.do_handshake()
+                _handshake(self.tls)
             except ssl.SSLWantReadError:
                 self._flush()
                 chunk = await self._reader.read(UNKNOWN_BYTES_MAX)
@@ -344,6 +345,23 @@ class Channel:
 
 _PASSING = frozenset({"TLSV1_ALERT_INTERNAL_ERROR", "UNEXPECTED_EOF_WHILE_READING"})
 """OpenSSL's reasons that say nothing of who is there."""
+
+
+def _handshake(tls: ssl.SSLObject) -> None:
+    """`ssl` writes a traceback to stderr where the name that a client asks for is not ASCII; nobody
+    who has not shown who he is writes into our log."""
+    before = sys.unraisablehook
+
+    def told(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, UnicodeDecodeError):
+            before(unraisable)
+
+    sys.unraisablehook = told
+    try:
+        tls.do_handshake()
+    finally:
+        sys.unraisablehook = before
+
 
 _ALERTS = {
     "TLSV1_ALERT_INTERNAL_ERROR": "it cannot answer just now",

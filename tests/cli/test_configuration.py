@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mingled.cli.configuration import KEYS, as_defaults, forget_exported, load
 from mingled.cli.mingled import command
@@ -140,3 +143,36 @@ def test_what_an_earlier_job_exported_is_no_wish() -> None:
     chosen = {**ours, "MINGLE_INTERFACE": "eth1", "MINGLE_EXPORTED": exported(ours)}
     forget_exported(chosen)
     assert chosen == {"MINGLE_INTERFACE": "eth1"}
+
+
+# ---------------------------------------------------------------- whatever stands in it
+
+PLAIN = ["1", "0", "true", '""', '"a,b"', "[]", '["x", "y"]', "[[1]]", "nan", "1979-05-27"]
+STRANGE = ["{a = 1}", "9" * 5_000, '"\\u0000"', '"""', "[" * 3_000, "{a=" * 3_000]
+VALUES = st.sampled_from([*PLAIN, *STRANGE])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # each writes it anew
+@given(
+    st.lists(
+        st.builds("{} = {}\n".format, st.sampled_from([*KEYS, "nonsense"]), VALUES), max_size=3
+    ),
+    st.binary(max_size=30),
+)
+def test_whatever_stands_there_is_taken_or_bad_input(
+    file: Path, lines: list[str], noise: bytes
+) -> None:
+    for text in ("".join(lines).encode(), noise, "".join(lines).encode() + noise):
+        file.write_bytes(text)
+        found = outcome(file)
+        if isinstance(found, str):
+            assert str(file) in found
+        else:
+            assert set(found) <= {parameter.name for parameter in command.params}
+
+
+def outcome(file: Path) -> dict[str, Any] | str:
+    try:
+        return load(file, needed=True)
+    except BadInput as error:
+        return str(error)

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mingled.doctor import iptables, nft
 from mingled.doctor.firewall import Incoming, Word, judge
@@ -202,3 +204,127 @@ def test_iptables_that_is_not_understood_is_perhaps() -> None:
     assert judge(iptables.parse(text, 4), tcp(1)) == "perhaps"
     queued = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j NFQUEUE --queue-num 0\nCOMMIT\n"
     assert judge(iptables.parse(queued, 4), tcp(1)) == "perhaps"
+
+
+# ---------------------------------------------------------------- whatever the tools print
+
+WORDS = st.sampled_from(
+    [
+        "input",
+        "filter",
+        "inet",
+        "ip6",
+        "drop",
+        "tcp",
+        "@ports",
+        "10.0.0.7",
+        "eth*",
+        "",
+        "th",
+        "dport",
+    ]
+)
+ATOMS = WORDS | st.none() | st.booleans() | st.integers(-1, 70_000) | st.text(max_size=4)
+KINDS = st.sampled_from(
+    [
+        "match",
+        "accept",
+        "jump",
+        "goto",
+        "vmap",
+        "xt",
+        "limit",
+        "reject",
+        "set",
+        "prefix",
+        "range",
+        "elem",
+        "payload",
+        "meta",
+        "ct",
+        "fib",
+        "target",
+        "data",
+        "key",
+        "op",
+        "left",
+        "right",
+        "protocol",
+        "field",
+        "addr",
+        "len",
+        "val",
+        "result",
+        "flags",
+    ]
+)
+JSON = st.recursive(
+    ATOMS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KINDS, inner, max_size=4),
+    max_leaves=10,
+)
+OPERATORS = st.sampled_from(["==", "!=", "<", ">=", "in", "&"])
+LEFTS = st.sampled_from([dport(), saddr(), {"meta": {"key": "iifname"}}, STATE["match"]["left"]])
+STATEMENTS = (
+    st.builds(match, LEFTS | JSON, JSON, OPERATORS)
+    | st.dictionaries(KINDS, JSON, max_size=2)
+    | st.builds(lambda key, data: {"vmap": {"key": key, "data": data}}, LEFTS, JSON)
+)
+
+
+@given(st.lists(STATEMENTS, max_size=4), JSON)
+def test_whatever_nft_prints_is_judged_or_not_read(expr: list[Any], elements: object) -> None:
+    where = {"family": "inet", "table": "filter"}
+    hook = {"name": "input", "hook": "input", "type": "filter", "policy": "drop"}
+    entries = [
+        {"chain": where | hook},
+        {"rule": where | {"chain": "input", "expr": expr}},
+        {"set": where | {"name": "ports", "elem": elements}},
+    ]
+    for said in ({"nftables": entries}, {"nftables": elements}, elements):
+        try:
+            chains = nft.parse(msgspec.json.encode(said).decode())
+        except nft.NotRead:
+            continue
+        assert {judge(chains, packet) for packet in (tcp(29_490), tcp(1, PEER6), MDNS)} <= VERDICTS
+
+
+@given(
+    st.lists(
+        st.sampled_from(["*filter", ":INPUT DROP [0:0]", ":", "-A ", "-A INPUT", "COMMIT"])
+        | st.builds("-A INPUT {}".format, st.text(max_size=20))
+        | st.lists(
+            st.sampled_from(
+                [
+                    "-A",
+                    "INPUT",
+                    "!",
+                    "-p",
+                    "tcp",
+                    "-s",
+                    "10.0.0.0/99",
+                    "-j",
+                    "DROP",
+                    "--dport",
+                    "1:",
+                    ":",
+                    "²",
+                    "-g",
+                    "--dst-type",
+                    "-m",
+                    "'",
+                    "-i",
+                    "eth+",
+                ]
+            ),
+            max_size=8,
+        ).map(" ".join),
+        max_size=6,
+    )
+)
+def test_whatever_iptables_prints_is_judged(lines: list[str]) -> None:
+    chains = iptables.parse("\n".join(["*filter", *lines]), 4)
+    assert {judge(chains, packet) for packet in (tcp(29_490), MDNS)} <= VERDICTS
+
+
+VERDICTS = {"accept", "drop", "perhaps"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mingled.core.local import Join
 from mingled.core.secrets import secret_of
@@ -283,3 +286,30 @@ def test_a_range_that_lets_two_halves_start() -> None:
     restarts, halves = remarks(join(min_nodes=2), TORCHRUN, {})
     assert "--max-restarts 10" in restarts
     assert halves.startswith("with 2:4 both halves of a split network could start")
+
+
+# ---------------------------------------------------------------- whatever is asked for
+
+KEYS = st.sampled_from([*OURS, *TORCHS, "nonsense"])
+WORDS = st.sampled_from(
+    ["0", "1", "-1", "nan", "inf", "9" * 5_000, "true", "no", "", "+", "eth0+eth1", "torch"]
+) | st.text(max_size=12)
+SIZES = st.integers(-1, 4) | st.integers()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it changes nothing here
+@given(st.text(max_size=12), SIZES, SIZES, st.text(max_size=3), st.dictionaries(KEYS, WORDS))
+def test_whatever_torchrun_says_is_a_join_or_bad_input(
+    run_id: str, low: int, high: int, endpoint: str, conf: dict[str, Any]
+) -> None:
+    for asked in ({"run_id": run_id, "endpoint": endpoint}, {}):
+        with contextlib.suppress(BadInput):
+            found = join(conf=conf, min_nodes=low, max_nodes=high, **asked)
+            assert 1 <= found.size_min <= found.size_max
+            assert found.rank is None or 0 <= found.rank < found.size_max
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "a..b", "gpu1\0", "\ud800"])
+def test_a_local_address_that_no_resolver_takes(name: str) -> None:
+    with pytest.raises(BadInput, match="--local-addr"):
+        join(local_addr=name)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mingled.errors import BadInput
-from mingled.frameworks.url import parameters
+from mingled.frameworks.url import PARAMETERS, parameters
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,34 @@ def test_a_url_that_cannot_work(url: str, sentence: str) -> None:
     with pytest.raises(BadInput, match=sentence) as caught:
         parameters(url)
     assert str(caught.value).startswith(url)
+
+
+PIECES = st.sampled_from(["mingle:", "//", "bert", "?", "&", "=", "#", "%", "%2F", ":1", "[", "@"])
+NAMES = st.sampled_from([*PARAMETERS, "nonsense", "rank"])
+VALUES = st.sampled_from(["1", "-1", "nan", "9" * 5_000, "true", "", "\ud800"]) | st.text(
+    max_size=9
+)
+
+
+@given(
+    st.lists(PIECES | st.text(max_size=6), max_size=9),
+    st.lists(st.tuples(NAMES, VALUES), max_size=3),
+)
+def test_whatever_a_url_is_it_is_read_or_bad_input(
+    pieces: list[str], query: list[tuple[str, str]]
+) -> None:
+    asked = "&".join(f"{name}={value}" for name, value in query)
+    for url in ("".join(pieces), f"mingle://bert?{asked}", f"{''.join(pieces)}?{asked}"):
+        found = outcome(url)
+        if isinstance(found, str):
+            assert url in found
+        else:
+            assert found[0]
+            assert set(found[1]) <= set(PARAMETERS)
+
+
+def outcome(url: str) -> tuple[str, dict[str, Any]] | str:
+    try:
+        return parameters(url)
+    except BadInput as error:
+        return str(error)

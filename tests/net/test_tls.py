@@ -233,3 +233,18 @@ async def test_no_room_for_a_certificate_is_not_another_key(
     with pytest.raises(tls.Shed, match="it cannot answer just now"):
         await dial(server, client)
     assert isinstance(await server.heard.get(), str)
+
+
+async def test_a_name_of_no_letters_is_refused_and_says_nothing_in_our_log(server: Server) -> None:
+    """pytest fails a test in which Python writes "Exception ignored in"."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = tls.Pass(BERT).client(incoming, outgoing)
+    with pytest.raises(ssl.SSLWantReadError):
+        hello.do_handshake()
+    said = outgoing.read()
+    assert BERT.label.encode() in said
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(said.replace(BERT.label.encode(), b"\xff" * len(BERT.label)))
+    assert isinstance(await server.heard.get(), str)
+    await reader.read()
+    writer.close()
