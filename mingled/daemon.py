@@ -28,6 +28,7 @@ from mingled.edges.visits import Visits
 from mingled.errors import MingleError
 from mingled.ladder import Ladder
 from mingled.namespaces import network_namespace
+from mingled.pulse import Pulse, held
 from mingled.surroundings import Surroundings
 
 LINK_PORT = 29_490
@@ -132,6 +133,8 @@ class Daemon:
                 up_s=lambda: clock() - self._started_at,
             )
             self._take(events.KeysChanged(keys=self._keyring.keys))
+            self._pulse = Pulse()
+            self._pulse.start()
             await self._peers.start(link_sock)
             await self._ladder.start(here.addresses)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -181,6 +184,7 @@ class Daemon:
                 handle.cancel()
         self._queue.clear()
         self._draining = True  # what still comes in changes nothing any more
+        self._pulse.close()
         await self._surroundings.close()
         await self._control.close()
         await self._visits.close()
@@ -334,4 +338,8 @@ class Daemon:
             key_ids=self._key_ids,
             up_s=clock() - self._started_at,
             jobs=jobs,
+            lag=self._pulse.lag,
+            counts=held(
+                self._core, self._peers, self._control, self._leases, self._proofs, self._ladder
+            ),
         )

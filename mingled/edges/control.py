@@ -124,6 +124,10 @@ class Control:
             os.close(pidfd)
         self._opened.clear()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"clients": 0 if self._door is None else self._door.clients}
+
     # ------------------------------------------------------------ actions
 
     def tell(self, participant: ParticipantId, message: local.Local) -> None:

@@ -153,6 +153,15 @@ class Mdns:
             closing, self._zeroconf = self._zeroconf, None
             await closing.async_close()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        cached = (
+            0
+            if self._zeroconf is None
+            else sum(map(len, self._zeroconf.zeroconf.cache.cache.values()))
+        )
+        return {"adverts published": len(self._published), "records cached": cached}
+
     # ------------------------------------------------------------ actions
 
     def advertise(self, advert: Advert, peers: Sequence[str] = ()) -> None:
