@@ -21,6 +21,7 @@ from mingled.core.messages import FRAME_SIZE_BYTES_MAX, Message, peer_decoder
 from mingled.core.secrets import Realm
 from mingled.core.words import Label
 from mingled.errors import BadInput, DaemonError
+from mingled.net.accepting import Acceptor
 from mingled.net.dialing import connect, local_end, persist, try_anew
 from mingled.net.listening import listen
 from mingled.net.tls import Channel, NotOurs, Pass, Vault, accept
@@ -141,15 +142,15 @@ class Peers:
         self._knocks: dict[int, _Knock] = {}
         self._stuck: set[int] = set()  #: hung up on by us, as nothing was read there
         self._accepted = 0
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
 
     async def start(self, sock: socket.socket) -> None:
-        self._server = await asyncio.start_server(self._accept, sock=sock)
+        self._acceptor = Acceptor("the peer link", sock, self._accept)
 
     async def close(self) -> None:
         """What was sent still goes out."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         for knock in self._knocks.values():
             knock.task.cancel()
         for link in list(self._channels):
@@ -250,9 +251,6 @@ class Peers:
             local, remote = _ends(channel)
         except (OSError, ValueError) as error:  # TimeoutError, too: it is none of ours
             log.debug("a client on the peer link was not let in: %s", error)
-            writer.close()
-            return
-        except asyncio.CancelledError:  # by `close`; asyncio's own callback cannot take it
             writer.close()
             return
         except BaseException:
