@@ -1,6 +1,7 @@
-"""How late the daemon's loop is: it asks to be woken, and looks at the clock when it is.
+"""How late the daemon's loop is, and what the daemon holds.
 
-Whatever keeps the loop, a flood or a disk, keeps heartbeats and answers for as long.
+It asks to be woken, and looks at the clock when it is. Whatever keeps the loop, a flood or a disk,
+keeps heartbeats and answers for as long.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ BUSY_SHARE = 0.02
 """Of one core, since the last beat: from here on the next beats come fast. So what comes over an
 idle daemon is seen after IDLE_EVERY_S at the latest, and what holds it for longer in any case."""
 
+LOOK_EVERY_S = 0.1
+"""At its own descriptors: with thousands of them each look takes a millisecond."""
+
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 BUCKET_S = 10.0
@@ -36,19 +40,16 @@ class Holder(Protocol):
     def counts(self) -> dict[str, int]: ...
 
 
-def held(*holders: Holder) -> dict[str, int]:
-    """What all of them and the process itself hold just now."""
+def _own() -> dict[str, int]:
+    """What the process itself holds."""
     counts = {"tasks": len(asyncio.all_tasks())}
-    own = Path("/proc/self")
     try:
-        counts["descriptors"] = (
-            sum(1 for _ in (own / "fd").iterdir()) - 1
-        )  # that of the look itself
-        counts["resident KiB"] = int((own / "statm").read_text().split()[1]) * PAGE_KIB
+        # Without the one that the look itself takes.
+        counts["descriptors"] = len(os.listdir("/proc/self/fd")) - 1
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        counts["resident KiB"] = pages * PAGE_KIB
     except OSError:  # no Linux, or no descriptor left to look with
         pass
-    for holder in holders:
-        counts |= holder.counts
     return counts
 
 
@@ -63,6 +64,8 @@ class Pulse:
         self._beat_s = 0.0  #: when that was
         self._worst_s = 0.0
         self._buckets: deque[tuple[int, float]] = deque(maxlen=BUCKETS)
+        self._own: dict[str, int] = {}
+        self._looked_at_s = float("-inf")
 
     def start(self) -> None:
         self._spent_s = time.process_time()
@@ -80,6 +83,16 @@ class Pulse:
         now = self._bucket(self._loop.time())
         recent = [worst for bucket, worst in self._buckets if bucket > now - BUCKETS]
         return Lag(minute_s=max(recent, default=0.0), worst_s=self._worst_s)
+
+    def held(self, *holders: Holder) -> dict[str, int]:
+        """What all of them and the process itself hold just now."""
+        now_s = self._loop.time()
+        if now_s >= self._looked_at_s + LOOK_EVERY_S:
+            self._own, self._looked_at_s = _own(), now_s
+        counts = dict(self._own)
+        for holder in holders:
+            counts |= holder.counts
+        return counts
 
     def _wait(self, pause_s: float) -> None:
         self._due_s = self._loop.time() + pause_s

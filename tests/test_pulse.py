@@ -8,7 +8,7 @@ import pytest
 
 from mingled import pulse
 from mingled.core.local import Lag
-from mingled.pulse import BUCKET_S, BUCKETS, Pulse, held
+from mingled.pulse import BUCKET_S, BUCKETS, Pulse
 
 
 async def test_a_loop_that_is_kept_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,10 @@ async def test_a_minute_is_forgotten_and_the_worst_is_not(monkeypatch: pytest.Mo
     assert beating.lag == Lag(minute_s=0.2, worst_s=0.3)
 
 
-async def test_what_is_held_is_counted() -> None:
+async def test_what_is_held_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "LOOK_EVERY_S", 0.0)
+    held = Pulse().held
+
     class Jar:
         counts: dict[str, int] = {"cookies": 3}  # noqa: RUF012  a fake
 

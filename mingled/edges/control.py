@@ -186,6 +186,8 @@ class Control:
         try:
             while (line := await self._line(reader, client)) is not None:
                 self._request(local.request_decoder.decode(line), client)
+                # Lines that are here already are read without a pause: others have their turn.
+                await asyncio.sleep(0)
         except MingleError as error:
             client.send(local.Failed(code=error.code, sentence=str(error)))
         except ConnectionError:

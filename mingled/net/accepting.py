@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 
-PER_TURN_MAX = 32
+PER_TURN_MAX = 8
 """Accepted in one turn of the loop; a client costs some 0.2 ms to begin with."""
 
 PAUSE_S = 1.0

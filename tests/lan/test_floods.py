@@ -98,7 +98,7 @@ class Sealed:
         )
         assert now["resident KiB"] - self.before["resident KiB"] < MEMORY_MAX_KIB
         assert now["adverts heard"] <= 4_096
-        assert now["records cached"] <= 10_000
+        assert now["names cached"] <= 10_000
 
     def ends(self) -> None:
         """A member that is killed is still told of."""
