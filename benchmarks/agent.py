@@ -162,7 +162,8 @@ def _victim(order: Order) -> None:
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):  # whatever it is, it must not become an agent
-            _join(order)
+            _released(order)
+            signal.pause()  # the word to die is for the one above
         os._exit(1)
     sys.stdin.readline()
     killed = time.monotonic()
