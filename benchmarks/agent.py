@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -49,6 +50,8 @@ def main() -> None:
                     _join(order)
                 case "victim":
                     _victim(order)
+                case "hold":
+                    _hold(order)
                 case "torch":
                     import torch.distributed.elastic.rendezvous.registry  # noqa: F401  # seconds
 
@@ -94,6 +97,17 @@ def _daemon() -> None:
 
 def _join(order: Order) -> None:
     """Join, say how many are here at each change, wait for the release, and leave when told to."""
+    connection, request, ready = _released(order)
+    if order.get("watch"):
+        _until_lost(connection)
+    sys.stdin.readline()
+    if ready is not None:
+        client.Lease(connection, request, ready).leave()
+    _say(left=True)
+
+
+def _released(order: Order) -> tuple[client.Connection, local.Join, local.Ready | None]:
+    """Join, and wait for the release. With `timeout_s` a failure is said; else it is raised."""
     connection = client.connect(SOCKET)
     request = local.Join(
         job=JobId(order["job"]),
@@ -101,20 +115,38 @@ def _join(order: Order) -> None:
         size_min=order["size"],
         size_max=order["size"],
         rank=order["rank"],
+        timeout_s=order.get("timeout_s"),
         netns=network_namespace(),
     )
     sent = time.monotonic()
     connection.send(request)
     while not isinstance(message := connection.receive(), local.Ready):
+        if isinstance(message, local.Failed) and request.timeout_s is not None:
+            _say(start=sent, end=time.monotonic(), failed=message.sentence)
+            return connection, request, None
         if isinstance(message, local.Failed):
             raise DaemonError(message.sentence)
         if isinstance(message, local.Progress):
             _say(here=message.here)
     _say(start=sent, end=time.monotonic())
-    if order.get("watch"):
-        _until_lost(connection)
+    return connection, request, message
+
+
+def _hold(order: Order) -> None:
+    """Join, say every change of a member's fate, and leave when told to."""
+    connection, request, ready = _released(order)
+    poll = select.poll()
+    for source in (connection.fileno(), sys.stdin.fileno()):
+        poll.register(source, select.POLLIN)
+    while ready is not None:
+        ends = [source for source, _ in poll.poll()]
+        if sys.stdin.fileno() in ends:
+            break
+        if isinstance(news := connection.receive(), local.Gone):
+            _say(gone=news.how, rank=news.rank, reason=news.reason)
     sys.stdin.readline()
-    client.Lease(connection, request, message).leave()
+    if ready is not None:
+        client.Lease(connection, request, ready).leave()
     _say(left=True)
 
 
@@ -130,7 +162,8 @@ def _victim(order: Order) -> None:
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):  # whatever it is, it must not become an agent
-            _join(order)
+            _released(order)
+            signal.pause()  # the word to die is for the one above
         os._exit(1)
     sys.stdin.readline()
     killed = time.monotonic()

@@ -54,12 +54,17 @@ class Agent:
 
     def hear(self, key: str) -> dict[str, Any]:
         """The next line that has `key`."""
+        while key not in (said := self.hear_any(f"it said {key!r}")):
+            pass
+        return said
+
+    def hear_any(self, wanted: str = "it was done") -> dict[str, Any]:
+        """The next line."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             said: dict[str, Any] = json.loads(line)
-            if key in said:
-                return said
-        raise MingleError(f"The agent on {self.node.name} ended before it said {key!r}.")
+            return said
+        raise MingleError(f"The agent on {self.node.name} ended before {wanted}.")
 
     def hear_here(self, count: int) -> None:
         """Until so many have joined."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ from mingled.edges.visits import Visits
 from mingled.errors import MingleError
 from mingled.ladder import Ladder
 from mingled.namespaces import network_namespace
+from mingled.pulse import Pulse
 from mingled.surroundings import Surroundings
 
 LINK_PORT = 29_490
@@ -38,6 +40,9 @@ LINGER_S = 2.0
 
 KEYS_EVERY_S = 5.0
 """The key file is looked at this often, and at each join."""
+
+TURN_S = 0.01
+"""The core is handed events for so long in one turn of the loop, however many have come."""
 
 log = logging.getLogger("mingled")
 
@@ -135,12 +140,17 @@ class Daemon:
                 up_s=lambda: clock() - self._started_at,
             )
             self._take(events.KeysChanged(keys=self._keyring.keys))
+            self._pulse = Pulse()
+            self._pulse.start()
             await self._peers.start(link_sock)
             await self._ladder.start(here.addresses)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self._loop.add_signal_handler(number, self._signalled, number)
             await self._control.start(listener.sock)
             log.info("mingled %s on %s, link port %d", __version__, options.socket, self._link_port)
+            # What is imported stays: each full collection would look through all of it, 50 ms long.
+            gc.collect()
+            gc.freeze()
             ready()
             self._look_for_keys()
             self._arm_linger()
@@ -178,12 +188,14 @@ class Daemon:
     async def _close(self) -> None:
         log.info("stopping: %s", self._stop_reason)
         self.emit(events.Stopped(reason=self._stop_reason))
-        self._drain()
+        while self._queue:
+            self._take(self._queue.popleft())
         for handle in (self._timer, self._linger):
             if handle is not None:
                 handle.cancel()
         self._queue.clear()
         self._draining = True  # what still comes in changes nothing any more
+        self._pulse.close()
         await self._surroundings.close()
         await self._control.close()
         await self._visits.close()
@@ -202,12 +214,16 @@ class Daemon:
             self._loop.call_soon(self._drain)
 
     def _drain(self) -> None:
+        """As much as TURN_S allows; then whatever else has come has its turn."""
+        until = self._loop.time() + TURN_S
         self._draining = True
         try:
-            while self._queue:
+            while self._queue and self._loop.time() < until:
                 self._take(self._queue.popleft())
         finally:
-            self._draining = False
+            self._draining = bool(self._queue)
+            if self._queue:
+                self._loop.call_soon(self._drain)
             self._arm()
 
     def _take(self, event: events.Event) -> None:
@@ -337,4 +353,8 @@ class Daemon:
             key_ids=self._key_ids,
             up_s=clock() - self._started_at,
             jobs=jobs,
+            lag=self._pulse.lag,
+            counts=self._pulse.held(
+                self._core, self._peers, self._control, self._leases, self._proofs, self._ladder
+            ),
         )

@@ -42,6 +42,10 @@ class Ladder:
         """One line for each rung: what works, what does not and why."""
         return tuple(rung.state for rung in self._rungs)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return {} if self._mdns is None else self._mdns.counts
+
     async def start(self, addresses: Sequence[Address]) -> None:
         await self._datagrams.start(addresses)
         for rung in self._rungs:

@@ -11,7 +11,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingled.logs import Harmless
+from mingled.logs import Harmless, Lines
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ ")
 FORGED = "gpu1\n2026-01-01 00:00:00,000 INFO all is well\x1b[2J\u202e\x9b\u2028\r"
@@ -58,3 +58,55 @@ def test_a_log_that_cannot_be_written_ends_nothing() -> None:
         assert done.stdout == b"alive\n"
         if stderr >= 0:
             os.close(stderr)
+
+
+# ---------------------------------------------------------------- it keeps nobody waiting
+
+
+def logger(fd: int) -> tuple[logging.Logger, Lines]:
+    made = logging.Logger("test")
+    lines = Lines(fd)
+    made.addHandler(lines)
+    return made, lines
+
+
+def test_lines_arrive_whole() -> None:
+    reader, writer = os.pipe()
+    log, lines = logger(writer)
+    log.warning("job %s: %s", "bert", "\ud800 ü")
+    log.error("x" * 10_000)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as said:
+        assert said.read() == "job bert: \\ud800 ü\n" + "x" * 10_000 + "\n"
+    assert lines.dropped == 0
+
+
+def test_a_full_pipe_drops_and_says_so_later() -> None:
+    reader, writer = os.pipe()
+    log, lines = logger(writer)
+    while not lines.dropped:  # it would block here for ever
+        log.warning("x" * 1_000)
+    log.warning("also lost")
+    assert lines.dropped == 2
+    while len(os.read(reader, 65_536)) == 65_536:
+        pass
+    log.warning("heard")
+    assert os.read(reader, 65_536) == b"(2 lines of this log were lost)\nheard\n"
+    for fd in (reader, writer):
+        os.close(fd)
+
+
+def test_a_closed_pipe_and_a_full_disk_drop() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    log, lines = logger(writer)
+    log.warning("nobody reads")
+    assert lines.dropped == 1
+    os.close(writer)
+    log.warning("and nothing is there")
+    assert lines.dropped == 2
+    full = os.open("/dev/full", os.O_WRONLY)
+    log, lines = logger(full)
+    log.warning("no space")
+    assert lines.dropped == 1
+    os.close(full)

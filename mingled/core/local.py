@@ -328,6 +328,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     story: tuple[str, ...]  #: the last transitions
 
 
+class Lag(msgspec.Struct, frozen=True, kw_only=True):
+    """How late a daemon's loop was at worst, in the last minute and since its start; seconds."""
+
+    minute_s: float = 0.0
+    worst_s: float = 0.0
+
+
 class Report(Local, tag="report", frozen=True, kw_only=True):
     """What `mingle status` shows of one daemon."""
 
@@ -344,6 +351,8 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
     key_ids: tuple[str, ...]  #: of the cluster keys it takes, the one it presents first
     up_s: float
     jobs: tuple[Job, ...]
+    lag: Lag = Lag()
+    counts: dict[str, int] = {}  #: what it holds just now: descriptors, tasks, links, adverts, ...
 
 
 Request = Join | Reattach | StoreOpened | StoreFailed | Alive | Finished | Leave | Adopt | Status

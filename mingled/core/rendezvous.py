@@ -83,6 +83,16 @@ class Rendezvous:
         """No local participant: a private daemon may end."""
         return not any(job.seats for job in self.jobs.values())
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is held in memory just now."""
+        return {
+            "jobs": len(self.jobs),
+            "seats": sum(len(job.seats) for job in self.jobs.values()),
+            "adverts heard": len(self._ctx.book),
+            "links without a job": len(self._unbound),
+        }
+
     def handle(self, event: Event, now: float) -> list[actions.Action]:
         """Take one event; the actions to perform, in order. Never raises for what a user or a
         peer sent. `now` must not go back."""

@@ -24,6 +24,10 @@ ONCE_IN_S = 1.0
 """An advert is said no more often than this, however many ask: one answer serves them all. And
 what another host has asked within this need not be asked again (RFC 6762, 7.3)."""
 
+AT_FIRST_AGAIN_S = 0.06
+"""What is new is said once more after this. Who searches leads itself after 0.05 to 0.25 s, and at
+30% loss one in eleven hears neither this rung's first word nor multicast DNS's."""
+
 ASKED_MAX = 1_024
 """Labels remembered as asked for by others; the oldest go."""
 
@@ -104,6 +108,7 @@ class Broadcast:
         led.advert = advert
         led.cancel()
         self._say(led)
+        led.next = asyncio.get_running_loop().call_later(AT_FIRST_AGAIN_S, self._say_again, led)
 
     def withdraw(self, label: Label, claim: Nonce) -> None:
         led = self._led.pop(claim, None)
@@ -152,6 +157,12 @@ class Broadcast:
         led.next = None
         led.said_at_s = asyncio.get_running_loop().time()
         self._broadcast(Announce(node=self._datagrams.node, advert=led.advert), wide=led.wide)
+
+    def _say_again(self, led: _Led) -> None:
+        """Part of what was just said: whoever asks later is answered as if it had not been."""
+        said_at_s = led.said_at_s
+        self._say(led)
+        led.said_at_s = said_at_s
 
     def _say_after(self, led: _Led, pause_s: float) -> None:
         led.next = asyncio.get_running_loop().call_later(pause_s, self._say, led)

@@ -124,6 +124,10 @@ class Control:
             os.close(pidfd)
         self._opened.clear()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"clients": 0 if self._door is None else self._door.clients}
+
     # ------------------------------------------------------------ actions
 
     def tell(self, participant: ParticipantId, message: local.Local) -> None:
@@ -182,6 +186,8 @@ class Control:
         try:
             while (line := await self._line(reader, client)) is not None:
                 self._request(local.request_decoder.decode(line), client)
+                # Lines that are here already are read without a pause: others have their turn.
+                await asyncio.sleep(0)
         except MingleError as error:
             client.send(local.Failed(code=error.code, sentence=str(error)))
         except ConnectionError:

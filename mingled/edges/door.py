@@ -91,6 +91,10 @@ class Door:
             os.close(self._spare)
             self._spare = None
 
+    @property
+    def clients(self) -> int:
+        return self._by_user.total()
+
     def left(self, uid: int) -> None:
         self._by_user[uid] -= 1
         if not self._by_user[uid]:

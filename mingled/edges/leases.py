@@ -23,6 +23,10 @@ class Leases:
         self._watched: dict[ParticipantId, tuple[int, int]] = {}
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"processes watched": len(self._watched)}
+
     def watch(self, participant: ParticipantId, pid: int, pidfd: int) -> None:
         """Take `pidfd` over; `HolderEnded` is emitted once its process has ended."""
         self.forget(participant)

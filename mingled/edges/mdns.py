@@ -24,7 +24,7 @@ from zeroconf import (  # type: ignore[attr-defined]  # meant for use, only not 
     Zeroconf,
     current_time_millis,
 )
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_PTR, _TYPE_SRV
 
 from mingled.core import events
@@ -34,6 +34,7 @@ from mingled.core.messages import ADDRESSES_MAX, Advert
 from mingled.core.words import Label, NodeId, Nonce
 from mingled.edges.names import Names
 from mingled.errors import BadInput
+from mingled.net.browsing import Browser
 from mingled.net.multicast import NODE_TYPE, Plan, Spot, plan, usable
 from mingled.net.udp import GROUP
 
@@ -66,7 +67,11 @@ RESOLVE_MS = 3_000
 """For an advert whose records came in pieces: the library asks for the rest."""
 
 RESOLVING_MAX = 64
-"""Adverts being resolved at once; forged ones must not pile up tasks."""
+"""Adverts being resolved at once; forged ones must not pile up tasks, and those of jobs that nobody
+here has asked for make us ask nothing."""
+
+WANTED_MAX = 1_024
+"""Labels of jobs that were asked for here: as many as a daemon has jobs."""
 
 DOUBT_S = 2.0
 """RFC 6762 10.4: a doubted record that nobody confirms within this is dropped."""
@@ -94,7 +99,8 @@ class Mdns:
         self._server = _host(node)
         self._identity = identity
         self._zeroconf: AsyncZeroconf | None = None
-        self._browser: AsyncServiceBrowser | None = None
+        self._browser: Browser | None = None
+        self._wanted: dict[Label, None] = {}  #: asked for here, the latest last
         self._published: dict[Nonce, ServiceInfo] = {}
         self._presence: ServiceInfo | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,7 +138,8 @@ class Mdns:
                 with contextlib.suppress(Exception):
                     await failed.async_close()
             return
-        self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, TYPE, handlers=[self._changed])
+        self._browser = Browser(self._zeroconf.zeroconf, TYPE, self._changed, self._ask_all)
+        self._browser.start()
         self._present(addresses)
         self.names.attach(self._zeroconf.zeroconf)
         for claim, info in self._published.items():  # advertised before there was a network
@@ -149,9 +156,14 @@ class Mdns:
         if self._zeroconf is not None:
             self._absent()  # never announced, so there is no goodbye to say
             if self._browser is not None:
-                await self._browser.async_cancel()
+                self._browser.close()
             closing, self._zeroconf = self._zeroconf, None
             await closing.async_close()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        cached = 0 if self._zeroconf is None else len(self._zeroconf.zeroconf.cache.cache)
+        return {"adverts published": len(self._published), "names cached": cached}
 
     # ------------------------------------------------------------ actions
 
@@ -171,9 +183,17 @@ class Mdns:
 
     def ask(self, label: Label, *, unicast: bool, peers: Sequence[str] = ()) -> None:
         """One question for all adverts, unless another host has just asked the same."""
+        self._wanted.pop(label, None)
+        self._wanted[label] = None
+        if len(self._wanted) > WANTED_MAX:
+            del self._wanted[next(iter(self._wanted))]
         if self._zeroconf is None:
             self._try_again()  # to browse is to ask
             return
+        self._ask_all(unicast)
+
+    def _ask_all(self, unicast: bool) -> None:
+        assert self._zeroconf is not None
         zeroconf = self._zeroconf.zeroconf
         question = DNSQuestion(TYPE, _TYPE_PTR, _CLASS_IN)
         now = current_time_millis()
@@ -403,23 +423,22 @@ class Mdns:
 
     # ------------------------------------------------------------ in
 
-    def _changed(
-        self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
-    ) -> None:
+    def _changed(self, name: str, change: ServiceStateChange) -> None:
         named = _parse_name(name)
-        if named is None:
+        if named is None or self._zeroconf is None:
             return
         label, claim = named
         if claim in self._published:
             return
-        if state_change is ServiceStateChange.Removed:
+        if change is ServiceStateChange.Removed:
             self._break_off(claim)
             self._emit(events.AdvertGone(label=label, claim=claim, rung="mdns"))
             return
-        info = AsyncServiceInfo(service_type, name)
+        zeroconf = self._zeroconf.zeroconf
+        info = AsyncServiceInfo(TYPE, name)
         if info.load_from_cache(zeroconf):
             self._heard(info, label, claim)
-        elif len(self._tasks) < RESOLVING_MAX:
+        elif label in self._wanted and len(self._tasks) < RESOLVING_MAX:
             self._spawn(self._resolve(zeroconf, info, label, claim), claim)
 
     async def _resolve(

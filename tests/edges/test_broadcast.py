@@ -291,12 +291,9 @@ async def test_a_leader_that_asks_repeats_its_advert_over_ipv6_too(side: MakeSid
     one = new_advert()
     wire.side.rung.advertise(one)
     await asyncio.sleep(ONCE_IN_S)
+    assert wire.taken() == [("eth0", "4", Announce)] * 2  # the first word may get lost
     wire.side.rung.ask(one.label, unicast=False)
-    assert wire.taken() == [
-        ("eth0", "4", Announce),
-        ("eth0", "4", Announce),
-        ("eth0", "6", Announce),
-    ]
+    assert wire.taken() == [("eth0", "4", Announce), ("eth0", "6", Announce)]
 
 
 async def test_a_question_over_ipv4_does_not_stand_for_one_over_both(side: MakeSide) -> None:

@@ -150,7 +150,7 @@ async def _text(side: _Responder, name: str, text: bytes) -> None:
     side.zeroconf.cache.async_add_records(records)
     for state in (ServiceStateChange.Added, ServiceStateChange.Updated, ServiceStateChange.Removed):
         for instance in (NAME, name, f"{name}.{TYPE}"):
-            side.mdns._changed(side.zeroconf, TYPE, instance, state)
+            side.mdns._changed(instance, state)
     await side.forget()
 
 

@@ -160,6 +160,47 @@ async def test_an_answer_ends_all_attempts() -> None:
         await try_anew(refused, lambda _: None, every_s=30, within_s=60)
 
 
+async def test_a_neighbor_that_was_not_found_is_looked_for_again() -> None:
+    """The kernel gives up after three lost questions, all that waited at once."""
+    given_up = asyncio.Event()
+    started = 0
+
+    async def attempt() -> int:
+        nonlocal started
+        started += 1
+        mine = started
+        if mine == 3:
+            asyncio.get_running_loop().call_soon(given_up.set)
+        if mine <= 3:
+            await given_up.wait()
+            raise OSError(errno.EHOSTUNREACH, "no way")
+        return mine
+
+    assert await try_anew(attempt, lambda _: None, every_s=0.01, within_s=30) == 4
+
+
+async def test_a_router_that_says_unreachable_is_believed() -> None:
+    started = 0
+
+    async def rejected() -> int:
+        nonlocal started
+        started += 1
+        raise OSError(errno.EHOSTUNREACH, "no way")
+
+    with pytest.raises(OSError, match="no way"):
+        await try_anew(rejected, lambda _: None, every_s=30, within_s=60)
+    assert started == dialing.AT_ONCE_BELIEVED
+
+
+async def test_a_host_that_is_never_found_is_unreachable() -> None:
+    async def attempt() -> int:
+        await asyncio.sleep(0.02)
+        raise OSError(errno.EHOSTUNREACH, "no way")
+
+    with pytest.raises(OSError, match="no way"):
+        await try_anew(attempt, lambda _: None, every_s=0.01, within_s=0.1)
+
+
 async def test_silence_ends_in_a_timeout() -> None:
     with pytest.raises(TimeoutError) as caught:
         await try_anew(asyncio.Event().wait, lambda _: None, every_s=0.01, within_s=0.05)
