@@ -110,6 +110,14 @@ class LeaveAsked(Event, frozen=True, kw_only=True):
     closes: bool = False
 
 
+class CancelAsked(Event, frozen=True, kw_only=True):
+    request: int
+    job: JobId
+    uid: int
+    user: str
+    reason: str
+
+
 class AdoptAsked(Event, frozen=True, kw_only=True):
     request: int
     token: str

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 
 from mingled.core import actions, local
 from mingled.core.attach import Attachments
+from mingled.core.cancels import Cancels
 from mingled.core.claim import Claim
 from mingled.core.config import Config
 from mingled.core.context import Context
@@ -46,6 +47,7 @@ class Job:
         self.attachments = Attachments(self)
         self.watches = Watches(self)
         self.links = Links(self)
+        self.cancels = Cancels(self)
         self.desk = Desk(self)
         self.search = Search(self)
         self.views = Views(self)
@@ -58,7 +60,8 @@ class Job:
     @property
     def over(self) -> bool:
         """Nothing is left to do here."""
-        return self.state is State.IDLE and not self.seats and not self.rounds.helds
+        idle = self.state is State.IDLE and not self.seats and not self.rounds.helds
+        return idle and not self.cancels.open
 
     @property
     def label(self) -> Label:
@@ -452,6 +455,7 @@ class Job:
         if self.claim is not None:
             self.claim.tick(now)
         self.watches.tick(now)
+        self.cancels.tick(now)
         self.views.tick(now)
 
     def _asks(self) -> bool:
@@ -461,7 +465,11 @@ class Job:
         return self.state in asks and bool(self.waiting())
 
     def deadline(self) -> float | None:
-        times: list[float | None] = [self.views.deadline(), self.watches.deadline()]
+        times: list[float | None] = [
+            self.views.deadline(),
+            self.watches.deadline(),
+            self.cancels.deadline(),
+        ]
         for seat in self.seats.values():
             times += [seat.adopt_by, seat.hint_at, seat.expect_at]
             if self.state not in BETWEEN:

@@ -13,7 +13,7 @@ import msgspec
 from mingled.core.codec import VERSION, Decoder
 from mingled.core.config import Config
 from mingled.core.heard import Sentence
-from mingled.core.messages import Fate, Running, Seen, check_shape
+from mingled.core.messages import Fate, NodeCancelled, Running, Seen, check_shape
 from mingled.core.peers import check_peers, check_subnets
 from mingled.core.software import Software, check_items
 from mingled.core.words import HOST_LABEL, Form, JobId, Nonce, ParticipantId, host_label
@@ -27,6 +27,9 @@ STOP_GRACE_S = 35.0
 
 HEARTBEAT_MIN_S = 0.1
 """Of a client that says so: more lines than ten a second tell nothing more."""
+
+REASON_CHARS_MAX = 200
+"""Why a job is cancelled: a sentence, told on every node."""
 
 PAUSE_MAX_S = 86_400
 """Of a last call or a grace: a day."""
@@ -79,6 +82,7 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     secret: str = ""  #: of the job, beside its ID (`core.secrets.secret_of`); empty: none
     key_id: str = ""  #: of the key that the daemon must present; empty: whichever it has
     named: bool = False  #: answer JOB-RANK.local by mDNS while it holds its rank
+    listens: bool = False  #: what runs in it ends when a Failed with `stop` comes
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc, self.job)
@@ -189,6 +193,22 @@ class Leave(Local, tag="leave", frozen=True, kw_only=True):
     closes: bool = False  #: the run is over: whoever waits for a next round is told so
 
 
+class Cancel(Local, tag="cancel", frozen=True, kw_only=True):
+    """End the job on all its nodes. Answered by Cancelled, after some seconds where a node does not
+    answer, or by Failed."""
+
+    version: tuple[int, int] = VERSION
+    job: JobId
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > REASON_CHARS_MAX:
+            raise BadInput(
+                f"job {self.job}: a reason of {len(self.reason)} characters, at most "
+                f"{REASON_CHARS_MAX} allowed"
+            )
+
+
 class Adopt(Local, tag="adopt", frozen=True, kw_only=True):
     """From now on the lease that goes with `token` is process `pid`'s: Done or Failed."""
 
@@ -247,10 +267,12 @@ class Ready(Local, tag="ready", frozen=True, kw_only=True):
 
 
 class Failed(Local, tag="failed", frozen=True, kw_only=True):
-    """The request ended without success. `code` names a class of `mingled.errors`."""
+    """The request ended without success, or the lease did. `code` names a class of
+    `mingled.errors`."""
 
     code: str
     sentence: str
+    stop: bool = False  #: the job was cancelled: what runs in it is to end, too
 
 
 class Gone(Local, tag="gone", frozen=True, kw_only=True):
@@ -278,6 +300,15 @@ class Waiting(Local, tag="waiting", frozen=True, kw_only=True):
 
 class Done(Local, tag="done", frozen=True, kw_only=True):
     count: int
+
+
+class Cancelled(Local, tag="cancelled", frozen=True, kw_only=True):
+    """What became of Cancel, by node. Without any: nobody takes part in the job here, and
+    `elsewhere` is where it is led, as far as was heard."""
+
+    job: str
+    nodes: tuple[NodeCancelled, ...]
+    elsewhere: tuple[str, ...] = ()
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,8 +377,10 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
     jobs: tuple[Job, ...]
 
 
-Request = Join | Reattach | StoreOpened | StoreFailed | Alive | Finished | Leave | Adopt | Status
-Reply = Progress | Notice | OpenStore | Ready | Failed | Gone | Waiting | Done | Report
+Request = (
+    Join | Reattach | StoreOpened | StoreFailed | Alive | Finished | Leave | Cancel | Adopt | Status
+)
+Reply = Progress | Notice | OpenStore | Ready | Failed | Gone | Waiting | Done | Cancelled | Report
 
 request_decoder: Decoder[Request] = Decoder(Request, "request")
 reply_decoder: Decoder[Reply] = Decoder(Reply, "reply")

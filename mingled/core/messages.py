@@ -47,6 +47,9 @@ ADDRESSES_MAX = 16
 LABELS_MAX = 1_024
 """As many as one daemon has jobs."""
 
+PIDS_MAX = 64
+"""Processes that are named after a cancel: nobody ends more by hand."""
+
 PLACES_MAX = 256
 """To be tested by one daemon at once, for doctor."""
 
@@ -402,6 +405,47 @@ class Passed(Message, tag="passed", frozen=True, kw_only=True):
     newer: int
 
 
+class NodeCancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What one daemon has done to end a job, or why that is not known."""
+
+    host: Name
+    address: IpText
+    node: Name = ""  #: of the daemon, where it is known
+    ended: int = 0  #: participants
+    unheard: tuple[int, ...] = ()  #: of these, processes that nobody told: they go on
+    kept: int = 0  #: participants of another user, who may not be ended
+    flaw: Sentence = ""  #: nothing is known of it, and this is why
+
+    def __post_init__(self) -> None:
+        if len(self.unheard) > PIDS_MAX:
+            raise BadInput(f"{len(self.unheard)} processes of one node, at most {PIDS_MAX} allowed")
+
+
+class Cancel(Message, tag="cancel", frozen=True, kw_only=True):
+    """End the job: to the leader's daemon, which tells the others, or from it. Answered by
+    Cancelled within `patience_s`; the same `order` again, by an empty one."""
+
+    claim: Nonce
+    order: Nonce
+    user: Name  #: who asks
+    host: Name  #: where
+    reason: Sentence = ""
+    everyone: bool = False  #: from the leader's daemon: participants of any user
+    patience_s: float = 0.0
+
+
+class Cancelled(Message, tag="cancelled", frozen=True, kw_only=True):
+    """To Cancel: what became of it here, and where it was passed on to."""
+
+    claim: Nonce
+    order: Nonce
+    nodes: tuple[NodeCancelled, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.nodes) > SIZE_MAX:
+            raise BadInput(f"{len(self.nodes)} nodes of one job, at most {SIZE_MAX} allowed")
+
+
 class Ping(Message, tag="ping", frozen=True, kw_only=True):
     """Either side, to hear that the other lives; answered by Pong. Also the first frame of a fresh
     connection, made to find out whether a silent link's other side is still there."""
@@ -537,6 +581,8 @@ type_of_peer_messages = (
     | Attach
     | Attached
     | Passed
+    | Cancel
+    | Cancelled
     | Ping
     | Pong
     | Hail

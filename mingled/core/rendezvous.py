@@ -22,7 +22,7 @@ from mingled.core.hail import Hails
 from mingled.core.job import Job
 from mingled.core.links import stale
 from mingled.core.seat import Seat, failed_by, tell_failed
-from mingled.core.secrets import node_realms_of
+from mingled.core.secrets import node_realms_of, realms_of
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
 from mingled.core.words import JobId, Label, NodeId, ParticipantId
@@ -129,6 +129,8 @@ class Rendezvous:
                 self._store(event, now)
             case events.LeaveAsked() | events.AdoptAsked() | events.StatusAsked():
                 self._request(event, now)
+            case events.CancelAsked():
+                self._cancel(event, now)
             case events.AdvertHeard() | events.AdvertGone() | events.AddressesChanged():
                 self._discovery(event, now)
             case events.DiscoveryNoted():
@@ -244,6 +246,18 @@ class Rendezvous:
                 self._ctx.do(actions.Describe(request=event.request, jobs=jobs))
             case _:
                 assert_never(event)
+
+    def _cancel(self, event: events.CancelAsked, now: float) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None and job.cancels.concerned:
+            job.cancels.asked(event, now)
+            return
+        labels = [realm.label for realm in realms_of(event.job, self._ctx.keys)]
+        led = dict.fromkeys(
+            h.advert.addresses[0] for h in self._ctx.book.of(*labels) if h.advert.addresses
+        )
+        answer = local.Cancelled(job=event.job, nodes=(), elsewhere=tuple(led))
+        self._ctx.do(actions.Answer(request=event.request, message=answer))
 
     def _adopt(self, event: events.AdoptAsked, now: float) -> local.Local:
         for job in self.jobs.values():
@@ -393,8 +407,10 @@ class Rendezvous:
             if job is None or not job.attachments.attach(
                 event.link, message, unbound.local, unbound.remote, now
             ):
-                refusal = stale(message.claim, self._ctx.host)
-                self._ctx.send(event.link, job.attachments.refusal(message) if job else refusal)
+                if job is not None:
+                    job.attachments.refuse(event.link, message)
+                else:
+                    self._ctx.send(event.link, stale(message.claim, self._ctx.host))
                 self._unbound[event.link] = unbound  # it may ask for another round
             return
         self._ctx.do(actions.CloseLink(link=event.link))
