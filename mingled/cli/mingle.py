@@ -14,6 +14,7 @@ from mingled.wording import clean
 
 _COMMANDS = {
     "completion": ("mingled.cli.completion", "command"),
+    "cancel": ("mingled.cli.cancel", "command"),
     "demo": ("mingled.cli.demo", "demo"),
     "doctor": ("mingled.cli.doctor", "command"),
     "firewall": ("mingled.cli.firewall", "command"),

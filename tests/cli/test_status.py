@@ -4,53 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import pytest
 
 import mingled
-from mingled.cli import mingle, status
+from mingled.cli import status
 from mingled.core import local
 from mingled.core.codec import Decoder
 from mingled.core.words import Form
 from tests.core.samples import REPLIES
 
 from .running import JOB as ID
+from .saying import Say
 
 (REPORT,) = [reply for reply in REPLIES if isinstance(reply, local.Report)]
 (JOB,) = REPORT.jobs
 (SEAT,) = JOB.seats
-
-
-class Said(NamedTuple):
-    """What one `mingle` command said."""
-
-    code: object
-    out: str
-    err: str
-
-
-Say = Callable[[str], Said]
-
-
-@pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs `mingle WORDS` in this process."""
-
-    def run(words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["mingle", *words.split()])
-        code: object = 0
-        try:
-            mingle.main()
-        except SystemExit as end:
-            code = end.code
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 def told(say: Say) -> list[local.Report]:

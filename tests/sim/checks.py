@@ -181,8 +181,9 @@ class Checks:
         if any(node.host == "elsewhere" for node in nodes):
             return  # a plain job without rank 0, or two leaders, each with a round of its own
         flaws = [node for node in nodes if node.flaw or node.kept]
-        if flaws and self._world.air.loss >= 0.3:
-            return  # an answer was late, and that is said
+        air = self._world.air
+        if flaws and (air.loss or air.delay_s >= 0.3):
+            return  # an answer came late, after the peer's job was over: that is said
         ensure(not flaws, f"{job} is whole, and these did not end: {flaws}")
         for daemon in self._world.daemons:
             known = daemon.core.jobs.get(job)
