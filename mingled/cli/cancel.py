@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
-import msgspec
 
 from mingled import client
+from mingled.cli.json_lines import print_json
 from mingled.core import local
 from mingled.core.messages import NodeCancelled
 from mingled.core.words import JobId
@@ -39,7 +37,7 @@ def command(job: str, reason: str, as_json: bool) -> None:
         hint = where if elsewhere else "see `mingle status` on a machine that has it"
         raise MingleError(f"job {job}: nobody takes part in it here; {hint}")
     if as_json:
-        sys.stdout.write(msgspec.json.encode(nodes).decode() + "\n")
+        print_json(nodes)
     else:
         for node in nodes:
             click.echo(_line(node))

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 import mingled
 from mingled.core import local
+from mingled.core.codec import Decoder
 from mingled.core.messages import NodeCancelled
 
 from .fake_daemon import FakeDaemon
@@ -45,7 +45,8 @@ def test_a_job_of_ours(runtime: Path, say: Say) -> None:
     """A script that joined by itself is not told: it is named."""
     with mingled.join(ID, world_size=1):
         said = say(f"cancel {ID} --json")
-        (node,) = msgspec.json.decode(said.out, type=list[NodeCancelled])
+        decoder: Decoder[list[NodeCancelled]] = Decoder(list[NodeCancelled], "cancel")
+        (node,) = decoder.decode(said.out.encode())
         assert (said.code, node.ended, len(node.unheard)) == (0, 1, 1)
         again = say(f"cancel {ID}")
         assert again.code == 1
