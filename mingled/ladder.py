@@ -42,6 +42,11 @@ class Ladder:
         """One line for each rung: what works, what does not and why."""
         return tuple(rung.state for rung in self._rungs)
 
+    @property
+    def datagrams(self) -> dict[str, float]:
+        """How many were sent and received, mDNS's left out."""
+        return {"sent": self._datagrams.sent, "received": self._datagrams.received}
+
     async def start(self, addresses: Sequence[Address]) -> None:
         await self._datagrams.start(addresses)
         for rung in self._rungs:

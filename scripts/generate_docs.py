@@ -50,6 +50,7 @@ READ = (
     ),
     ("`MINGLE_DISCOVERY`", "`mingled --discovery`: which of mdns, broadcast, peers"),
     ("`MINGLE_BROADCAST_PORT`", "`mingled --broadcast-port`: UDP, the same on every machine"),
+    ("`MINGLE_METRICS_FILE`", "`mingled --metrics-file` ([metrics](metrics.md))"),
     ("`MINGLE_CONFIG`", "`mingled --config`: a file instead of `/etc/mingled/mingled.toml`"),
     ("`XDG_RUNTIME_DIR`", "where private daemons live; else `/tmp/mingled-UID`"),
 )

@@ -22,6 +22,8 @@ _COMMANDS = {
     "interfaces": ("mingled.cli.interfaces", "command"),
     "key": ("mingled.cli.key", "command"),
     "leave": ("mingled.cli.status", "leave"),
+    "logs": ("mingled.cli.logs", "command"),
+    "metrics": ("mingled.cli.metrics", "command"),
     "neighbors": ("mingled.cli.neighbors", "command"),
     "nodes": ("mingled.cli.nodes", "command"),
     "ping": ("mingled.cli.ping", "command"),

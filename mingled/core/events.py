@@ -131,6 +131,17 @@ class StatusAsked(Event, frozen=True, kw_only=True):
     uid: int
 
 
+class LogsAsked(Event, frozen=True, kw_only=True):
+    request: int
+    job: JobId
+    uid: int
+    after: int  #: the number of the last line that is known
+
+
+class MetricsAsked(Event, frozen=True, kw_only=True):
+    request: int
+
+
 # ---------------------------------------------------------------- from discovery
 
 

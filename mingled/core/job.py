@@ -92,6 +92,7 @@ class Job:
     def to(self, trigger: Trigger) -> None:
         before, self.state = self.state, step(self.state, trigger)
         self.story.append(f"{before} --{trigger}--> {self.state}")
+        self.ctx.story.append((self.job, "state", self.story[-1]))
 
     def waiting(self) -> list[Seat]:
         return [s for s in self.seats.values() if s.waiting and s.ending is None]
@@ -116,6 +117,7 @@ class Job:
         """A sentence about the wait, shown to everybody who waits."""
         if text != self.note_text:
             self.note_text = text
+            self.ctx.story.append((self.job, "note", text))
             self.progressed(now)
 
     def warn(self, seat: Seat, sentence: str) -> None:

@@ -218,6 +218,20 @@ class Adopt(Local, tag="adopt", frozen=True, kw_only=True):
     pidns: int | None = None  #: inode of the client's pid namespace, /proc/self/ns/pid
 
 
+class Logs(Local, tag="logs", frozen=True, kw_only=True):
+    """What has happened to a job of this user here. Answered by Story."""
+
+    version: tuple[int, int] = VERSION
+    job: JobId
+    after: int = 0  #: only lines with a greater number
+
+
+class Metrics(Local, tag="metrics", frozen=True, kw_only=True):
+    """Answered by Measured. Any user may ask: no job is named in it."""
+
+    version: tuple[int, int] = VERSION
+
+
 class Status(Local, tag="status", frozen=True, kw_only=True):
     """Answered by Report."""
 
@@ -311,6 +325,28 @@ class Cancelled(Local, tag="cancelled", frozen=True, kw_only=True):
     elsewhere: tuple[str, ...] = ()
 
 
+class StoryLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened to a job on this node."""
+
+    number: int  #: counted through this daemon's life, from 1
+    at_s: float  #: Unix time
+    kind: Literal["state", "note", "came", "ended", "ready", "hint", "warning", "failed", "member"]
+    text: Sentence
+
+
+class Story(Local, tag="story", frozen=True, kw_only=True):
+    """The oldest line first; none: this user has had no such job here, or it is long over."""
+
+    job: str
+    lines: tuple[StoryLine, ...]
+
+
+class Measured(Local, tag="measured", frozen=True, kw_only=True):
+    """In the text format of Prometheus (0.0.4)."""
+
+    text: str
+
+
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
     """One local participant in a report."""
 
@@ -378,9 +414,33 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
 
 
 Request = (
-    Join | Reattach | StoreOpened | StoreFailed | Alive | Finished | Leave | Cancel | Adopt | Status
+    Join
+    | Reattach
+    | StoreOpened
+    | StoreFailed
+    | Alive
+    | Finished
+    | Leave
+    | Cancel
+    | Adopt
+    | Logs
+    | Metrics
+    | Status
 )
-Reply = Progress | Notice | OpenStore | Ready | Failed | Gone | Waiting | Done | Cancelled | Report
+Reply = (
+    Progress
+    | Notice
+    | OpenStore
+    | Ready
+    | Failed
+    | Gone
+    | Waiting
+    | Done
+    | Cancelled
+    | Story
+    | Measured
+    | Report
+)
 
 request_decoder: Decoder[Request] = Decoder(Request, "request")
 reply_decoder: Decoder[Reply] = Decoder(Reply, "reply")

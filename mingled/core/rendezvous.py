@@ -74,6 +74,8 @@ class Rendezvous:
             restricted=restricted,
         )
         self.jobs: dict[JobId, Job] = {}
+        #: what the last event has changed: job, kind and text, in order
+        self.story: list[tuple[JobId, actions.StoryKind, str]] = []
         self._unbound: dict[int, _Unbound] = {}
         self._ends: dict[int, tuple[Address, str]] = {}  #: of each link, ours and the other
         self._hails = Hails(self._ctx, lambda: self.jobs.values())
@@ -91,6 +93,7 @@ class Rendezvous:
             job.watches.close()
             job.distrust()
             del self.jobs[job.job]
+        self.story, self._ctx.story = self._ctx.story, []
         out, self._ctx.out = self._ctx.out, []
         for action in out:
             if isinstance(action, actions.CloseLink):  # no LinkClosed follows
@@ -131,6 +134,13 @@ class Rendezvous:
                 self._request(event, now)
             case events.CancelAsked():
                 self._cancel(event, now)
+            case events.LogsAsked():
+                recount = actions.Recount(
+                    request=event.request, job=event.job, uid=event.uid, after=event.after
+                )
+                self._ctx.do(recount)
+            case events.MetricsAsked():
+                self._ctx.do(actions.Measure(request=event.request))
             case events.AdvertHeard() | events.AdvertGone() | events.AddressesChanged():
                 self._discovery(event, now)
             case events.DiscoveryNoted():

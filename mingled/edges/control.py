@@ -296,6 +296,16 @@ class Control:
                         pid=request.pid,
                     )
                 )
+            case local.Logs():
+                self._requests[self._count] = client
+                self._emit(
+                    events.LogsAsked(
+                        request=self._count, job=request.job, uid=client.uid, after=request.after
+                    )
+                )
+            case local.Metrics():
+                self._requests[self._count] = client
+                self._emit(events.MetricsAsked(request=self._count))
             case local.Status():
                 self._requests[self._count] = client
                 self._emit(events.StatusAsked(request=self._count, uid=client.uid))

@@ -145,6 +145,7 @@ class Peers:
         self._knocks: dict[int, _Knock] = {}
         self._stuck: set[int] = set()  #: hung up on by us, as nothing was read there
         self._accepted = 0
+        self.refused = 0  #: connections that had not the secrets, or said nothing
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket) -> None:
@@ -253,6 +254,7 @@ class Peers:
                 channel, label = await accept(reader, writer, self._vault)
             local, remote = _ends(channel)
         except (OSError, ValueError) as error:  # TimeoutError, too: it is none of ours
+            self.refused += 1
             log.debug("a client on the peer link was not let in: %s", error)
             writer.close()
             return

@@ -249,6 +249,8 @@ REQUESTS: tuple[local.Local, ...] = (
     local.Leave(job=JOB, participant=WHO, lost=True, reason="exit 1", closes=True),
     local.Cancel(job=JOB, reason="the loss is NaN"),
     local.Adopt(token="t0ken", pid=4711),
+    local.Logs(job=JOB, after=17),
+    local.Metrics(),
     local.Status(),
 )
 
@@ -284,6 +286,15 @@ REPLIES: tuple[local.Local, ...] = (
     local.Waiting(job=JOB, round=1, count=2),
     local.Done(count=2),
     local.Cancelled(job=JOB, nodes=CANCELLED, elsewhere=("10.0.0.4",)),
+    local.Story(
+        job=JOB,
+        lines=(
+            local.StoryLine(
+                number=18, at_s=1_795_000_000.5, kind="state", text="idle --search--> searching"
+            ),
+        ),
+    ),
+    local.Measured(text="# EOF"),
     local.Report(
         release="0.1.0",
         host="gpu1",

@@ -220,6 +220,8 @@ class World:
                 pass
             case actions.PublishName() | actions.WithdrawName():
                 pass  # names decide nothing
+            case actions.Recount() | actions.Measure():
+                pass  # nor for these
             case actions.Introduce() | actions.TryPlaces() | actions.OpenTestPort():
                 pass  # nobody asks in here
             case actions.Advertise():
