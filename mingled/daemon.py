@@ -379,5 +379,6 @@ class Daemon:
             discovery=self._ladder.states,
             key_ids=self._key_ids,
             up_s=clock() - self._started_at,
+            lag_s=self._pulse.worst_s,
             jobs=jobs,
         )

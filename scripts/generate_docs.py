@@ -9,6 +9,7 @@ import commands_page
 import diagram
 import manual
 import sections
+import status_schema
 from mingled.core.table import TRANSITIONS
 from mingled.core.words import Form
 from mingled.frameworks.dialects.registry import DIALECTS
@@ -186,6 +187,7 @@ def pages() -> dict[str, str]:
         "docs/frameworks.md": frameworks(),
         "docs/states.md": states(),
         "docs/states.svg": diagram.svg(TRANSITIONS),
+        "docs/status.schema.json": status_schema.text(),
     }
     for path in sorted((ROOT / "docs").glob("*.md")):  # parts of pages
         name = f"docs/{path.name}"

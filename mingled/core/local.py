@@ -391,6 +391,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seats: tuple[Seat, ...]
     rounds: tuple[Round, ...]
     nodes: tuple[Seen, ...]  #: that take part or wait, this one included, as far as known here
+    missing: tuple[int, ...] = ()  #: ranks that somebody must still bring; empty: any will do
     note: str
     story: tuple[str, ...]  #: the last transitions
 
@@ -410,6 +411,7 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
     discovery: tuple[str, ...]  #: one line for each rung: what works, what does not and why
     key_ids: tuple[str, ...]  #: of the cluster keys it takes, the one it presents first
     up_s: float
+    lag_s: float = 0.0  #: how late the daemon's loop was at worst in the last minute
     jobs: tuple[Job, ...]
 
 

@@ -307,6 +307,7 @@ REPLIES: tuple[local.Local, ...] = (
         discovery=("mDNS: works",),
         key_ids=("none",),
         up_s=3600.5,
+        lag_s=0.25,
         jobs=(
             local.Job(
                 job=JOB,
@@ -346,6 +347,7 @@ REPLIES: tuple[local.Local, ...] = (
                         host="gpu2", rank=None, user="ann", address="10.0.0.2", port=29490
                     ),
                 ),
+                missing=(2, 3),
                 note="gpu3: no answer",
                 story=("idle --claim--> leading",),
             ),
