@@ -49,6 +49,7 @@ def _ask(job: JobId, reason: str) -> tuple[list[NodeCancelled], list[str]]:
     nodes: list[NodeCancelled] = []
     elsewhere: dict[str, None] = {}
     refused: NotPermitted | None = None
+    silent: DaemonError | None = None
     for connection in client.daemons():
         try:
             answer = client.ask(connection, local.Cancel(job=job, reason=reason))
@@ -56,15 +57,16 @@ def _ask(job: JobId, reason: str) -> tuple[list[NodeCancelled], list[str]]:
             refused = error
             continue
         except DaemonError as error:
-            if connection.ended:  # it was about to end; or it did, with our request
-                click.echo(f"mingle cancel: {clean(str(error))}", err=True)
-                continue
-            raise Indeterminate(f"job {job}: {error}") from None
+            click.echo(f"mingle cancel: {clean(str(error))}", err=True)
+            silent = error
+            continue
         if isinstance(answer, local.Cancelled):
             nodes += answer.nodes
             elsewhere |= dict.fromkeys(answer.elsewhere)
     if refused is not None and not nodes:
         raise refused
+    if silent is not None and not nodes:  # it may have been the job's
+        raise Indeterminate(f"job {job}: not known to have ended: {silent}")
     return nodes, list(elsewhere)
 
 

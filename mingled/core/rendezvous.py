@@ -82,8 +82,9 @@ class Rendezvous:
 
     @property
     def idle(self) -> bool:
-        """No local participant: a private daemon may end."""
-        return not any(job.seats for job in self.jobs.values())
+        """No local participant, and no cancel that others are still to hear of: a private daemon
+        may end."""
+        return not any(job.seats or job.cancels.open for job in self.jobs.values())
 
     def handle(self, event: Event, now: float) -> list[actions.Action]:
         """Take one event; the actions to perform, in order. Never raises for what a user or a

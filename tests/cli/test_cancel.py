@@ -109,3 +109,20 @@ def test_it_is_somebody_elses(answer: list[local.Local], say: Say) -> None:
     answer.append(local.Failed(code="not-permitted", sentence=sentence))
     said = say("cancel bert")
     assert (said.code, sentence in said.err) == (85, True)
+
+
+def test_a_daemon_that_ends_instead_of_answering(
+    daemon: FakeDaemon, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINGLE_SOCKET", str(daemon.path))
+
+    def serve() -> None:
+        with daemon.accept() as served:
+            served.request(local.Cancel)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    said = say("cancel bert")
+    thread.join()
+    assert (said.code, said.out) == (86, "")
+    assert "job bert: not known to have ended: the daemon at" in said.err

@@ -175,11 +175,13 @@ def test_a_daemon_that_comes_back_is_told_then() -> None:
     found = nodes(cancel(stage, asked))
     assert "no answer within" in found[f"gpu{away + 1}"].flaw
     assert clients[away].failure is None
+    assert not stage.core(lead).idle, "it is still to tell that one"
     stage.world.air.heal()
     stage.wait(15.0)
     failed(clients[away], Cancelled.code)
     stage.wait(90.0)
     nothing_left(stage)
+    assert all(stage.core(host).idle for host in (1, 2, 3))
 
 
 def test_without_the_leader_nobody_is_confirmed() -> None:
