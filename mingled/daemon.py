@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from mingled import __version__, keys
+from mingled import __version__, keys, metrics
+from mingled.chronicle import Chronicle
 from mingled.core import actions, events, local
 from mingled.core.datagrams import BROADCAST_PORT, Identity, printable_host
 from mingled.core.rendezvous import Rendezvous
@@ -28,6 +29,8 @@ from mingled.edges.proof import Proofs
 from mingled.edges.visits import Visits
 from mingled.errors import MingleError
 from mingled.ladder import Ladder
+from mingled.meters import Meters
+from mingled.metrics_file import MetricsFile
 from mingled.namespaces import network_namespace
 from mingled.pulse import Pulse
 from mingled.surroundings import Surroundings
@@ -61,6 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[str, ...] = ()  #: hosts to ask, for every job
     rungs: tuple[str, ...] = ("mdns", "broadcast", "peers")
     broadcast_port: int = BROADCAST_PORT
+    metrics_file: Path | None = None  #: for node_exporter, every `metrics.EVERY_S`
     settings: Settings = Settings()
 
 
@@ -81,6 +85,9 @@ class Daemon:
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self._metrics_file: MetricsFile | None = None
+        self._meters = Meters()
+        self._chronicle = Chronicle()
         self._stop = asyncio.Event()
         self._stop_reason = "told to"
 
@@ -152,6 +159,9 @@ class Daemon:
             gc.collect()
             gc.freeze()
             ready()
+            if options.metrics_file is not None:
+                self._metrics_file = MetricsFile(options.metrics_file, self._metrics)
+                self._metrics_file.start()
             self._look_for_keys()
             self._arm_linger()
             await here.start()
@@ -190,12 +200,14 @@ class Daemon:
         self.emit(events.Stopped(reason=self._stop_reason))
         while self._queue:
             self._take(self._queue.popleft())
+        self._pulse.close()
+        if self._metrics_file is not None:
+            await self._metrics_file.stop()
         for handle in (self._timer, self._linger):
             if handle is not None:
                 handle.cancel()
         self._queue.clear()
         self._draining = True  # what still comes in changes nothing any more
-        self._pulse.close()
         await self._surroundings.close()
         await self._control.close()
         await self._visits.close()
@@ -230,7 +242,13 @@ class Daemon:
         if isinstance(event, events.JoinAsked | events.ReattachAsked):
             self._refresh_keys()
         try:
-            for action in self._core.handle(event, clock()):
+            self._meters.took(event)
+            self._chronicle.took(event)
+            done = self._core.handle(event, clock())
+            self._chronicle.changed(self._core.story)
+            for action in done:
+                self._meters.did(action)
+                self._chronicle.did(action)
                 self._perform(action)
         except Exception:
             # A bug of ours in one job must not stop the others'.
@@ -284,6 +302,12 @@ class Daemon:
                 self._control.answer(action.request, action.message)
             case actions.Describe():
                 self._control.answer(action.request, self._report(action.jobs))
+            case actions.Recount():
+                lines = self._chronicle.lines(action.job, action.uid, action.after)
+                story = local.Story(job=action.job, lines=lines)
+                self._control.answer(action.request, story)
+            case actions.Measure():
+                self._control.answer(action.request, local.Measured(text=self._metrics()))
             case actions.Seated():
                 self._control.seat(action.participant, action.request)
             case actions.Rehold():
@@ -338,6 +362,21 @@ class Daemon:
                 self._visits.perform(action)
             case _:
                 raise TypeError(type(action).__name__)  # its fields may hold secrets
+
+    def _metrics(self) -> str:
+        seats = [s for job in self._core.jobs.values() for s in job.seats.values()]
+        waiting = sum(seat.waiting for seat in seats)
+        values = {
+            **metrics.counted(self._meters),
+            **metrics.process(),
+            "mingled_up_seconds": clock() - self._started_at,
+            "mingled_jobs": len(self._core.jobs),
+            "mingled_participants": {"waiting": waiting, "released": len(seats) - waiting},
+            "mingled_handshakes_refused": self._peers.refused,
+            "mingled_datagrams": self._ladder.datagrams,
+            "mingled_loop_lag_seconds": self._pulse.lag.minute_s,
+        }
+        return metrics.text(values, self._meters)
 
     def _report(self, jobs: tuple[local.Job, ...]) -> local.Report:
         return local.Report(

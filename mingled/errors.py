@@ -9,7 +9,7 @@
     ├── VersionSkew              84   two versions that do not understand each other
     ├── NotPermitted             85   the socket or the job belongs to somebody else
     ├── Indeterminate            86   the outcome cannot be known: neither success nor failure
-    ├── Cancelled                87   the wait was ended before its outcome (leave, replaced)
+    ├── Cancelled                87   the job was cancelled, or the wait was ended (leave, replaced)
     ├── Lost                     88   a member of the running round was lost (--on-lost)
     └── Closed                   89   the run has ended: there is no next round to wait for
 

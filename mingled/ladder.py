@@ -46,6 +46,11 @@ class Ladder:
     def counts(self) -> dict[str, int]:
         return {} if self._mdns is None else self._mdns.counts
 
+    @property
+    def datagrams(self) -> dict[str, float]:
+        """How many were sent and received, mDNS's left out."""
+        return {"sent": self._datagrams.sent, "received": self._datagrams.received}
+
     async def start(self, addresses: Sequence[Address]) -> None:
         await self._datagrams.start(addresses)
         for rung in self._rungs:

@@ -52,6 +52,7 @@ class Watch:
         self.due: float | None = None  #: of the next try, or of the answer to the last
         self.attachments = 0  #: how often another daemon has taken the participant back
         self.gave_up = False  #: it is unwatched for good: `mingle leave`, or refused
+        self.cancelled = ""  #: why what runs here is to end: `mingle cancel`
         announce(lease.connection)
 
     @property
@@ -139,6 +140,10 @@ class Watch:
 
     def _failed(self, message: local.Failed) -> None:
         """It does not take us back, or it has ended the lease: `mingle leave`, a newer join."""
+        if message.stop:
+            self._drop()
+            self.gave_up, self.cancelled = True, message.sentence
+            return
         private_is_next = not self._private_only and "MINGLE_SOCKET" not in os.environ
         if self._asked and message.code == DaemonError.code:
             self._later()

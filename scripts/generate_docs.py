@@ -9,6 +9,7 @@ import commands_page
 import diagram
 import manual
 import sections
+import status_schema
 from mingled.core.table import TRANSITIONS
 from mingled.core.words import Form
 from mingled.frameworks.dialects.registry import DIALECTS
@@ -50,6 +51,7 @@ READ = (
     ),
     ("`MINGLE_DISCOVERY`", "`mingled --discovery`: which of mdns, broadcast, peers"),
     ("`MINGLE_BROADCAST_PORT`", "`mingled --broadcast-port`: UDP, the same on every machine"),
+    ("`MINGLE_METRICS_FILE`", "`mingled --metrics-file` ([metrics](metrics.md))"),
     ("`MINGLE_CONFIG`", "`mingled --config`: a file instead of `/etc/mingled/mingled.toml`"),
     ("`XDG_RUNTIME_DIR`", "where private daemons live; else `/tmp/mingled-UID`"),
 )
@@ -185,6 +187,7 @@ def pages() -> dict[str, str]:
         "docs/frameworks.md": frameworks(),
         "docs/states.md": states(),
         "docs/states.svg": diagram.svg(TRANSITIONS),
+        "docs/status.schema.json": status_schema.text(),
     }
     for path in sorted((ROOT / "docs").glob("*.md")):  # parts of pages
         name = f"docs/{path.name}"

@@ -42,6 +42,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "peers": ("list", '["gpu1", "head.lab.example"]'),
     "discovery": ("list", '["mdns", "broadcast", "peers"]'),
     "key_file": ("text", '"/etc/mingled/key"'),
+    "metrics_file": ("text", '"/var/lib/node_exporter/mingled.prom"'),
     "log_level": ("level", '"info"'),
 }
 """What may stand in the file."""

@@ -14,6 +14,7 @@ from mingled.wording import clean
 
 _COMMANDS = {
     "completion": ("mingled.cli.completion", "command"),
+    "cancel": ("mingled.cli.cancel", "command"),
     "demo": ("mingled.cli.demo", "demo"),
     "doctor": ("mingled.cli.doctor", "command"),
     "firewall": ("mingled.cli.firewall", "command"),
@@ -21,6 +22,8 @@ _COMMANDS = {
     "interfaces": ("mingled.cli.interfaces", "command"),
     "key": ("mingled.cli.key", "command"),
     "leave": ("mingled.cli.status", "leave"),
+    "logs": ("mingled.cli.logs", "command"),
+    "metrics": ("mingled.cli.metrics", "command"),
     "neighbors": ("mingled.cli.neighbors", "command"),
     "nodes": ("mingled.cli.nodes", "command"),
     "ping": ("mingled.cli.ping", "command"),

@@ -88,6 +88,12 @@ from mingled.wording import clean
     help="The cluster's keys; none: go without.  [default: /etc/mingled/key, if there]",
 )
 @click.option(
+    "--metrics-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="MINGLE_METRICS_FILE",
+    help="Write metrics there every 15 s, for node_exporter's textfile collector (*.prom).",
+)
+@click.option(
     "--log-level",
     type=click.Choice(configuration.LEVELS),
     envvar="MINGLE_LOG_LEVEL",
@@ -106,6 +112,7 @@ def command(
     discovery: tuple[str, ...],
     broadcast_port: int,
     key_file: str | None,
+    metrics_file: Path | None,
     log_level: str,
     private: bool,
     daemonize: bool,
@@ -138,6 +145,7 @@ def command(
         broadcast_port=broadcast_port,
         key_file=_key_file(key_file, private=private),
         key_may_come=not key_file,
+        metrics_file=None if private else metrics_file,  # many would write one file
     )
 
     def ready() -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from mingled import client
 from mingled.cli.json_lines import print_json
 from mingled.core import local
-from mingled.core.secrets import NO_KEY_ID
-from mingled.core.words import Form, JobId
+from mingled.core.words import JobId
 from mingled.errors import DaemonError, MingleError
-from mingled.wording import clean, endpoint
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from mingled.wording import clean
 
 
 def reports() -> list[local.Report]:
@@ -33,96 +27,39 @@ def reports() -> list[local.Report]:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout.")
-def status(as_json: bool) -> None:
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON array on stdout (docs/status.schema.json)."
+)
+@click.option(
+    "-w",
+    "--watch",
+    is_flag=True,
+    help="Go on until the daemons end, or Ctrl-C (exit 130). With --json: a line at each change.",
+)
+def status(as_json: bool, watch: bool) -> None:
     """This machine's daemons, their jobs, participants, leader, state and addresses."""
     found = reports()
-    if as_json:
+    if watch and found:
+        from mingled.cli import status_watch
+
+        status_watch.follow(found, _later, as_json=as_json)
+        click.echo("mingle status: no daemon runs here any more", err=True)
+    elif as_json:
         print_json(found)
-        return
-    if not found:
+    elif not found:
         click.echo("mingle status: no daemon runs here; the next mingle-wait starts one", err=True)
-        return
-    for report in found:
-        _show(report)
+    else:
+        from mingled.cli import status_table
+
+        status_table.show(found)
 
 
-def _show(report: local.Report) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    kind = "private daemon" if report.private else "daemon"
-    console.print(
-        f"[bold]{_text(report.host)}[/]  {kind} {_text(report.release)}, pid {report.pid}, "
-        f"up {duration(report.up_s)}, link port {report.link_port}"
-    )
-    console.print(f"  socket     {_text(report.socket)}")
-    console.print(f"  addresses  {_text(', '.join(report.addresses) or 'none')}")
-    for line in report.discovery:
-        console.print(f"  discovery  {_text(line)}")
-    console.print(f"  security   {_security(report)}")
-    for job in report.jobs:
-        console.print()
-        _show_job(console, job)
-    if not report.jobs:
-        console.print("  no jobs")
-
-
-def _security(report: local.Report) -> str:
-    first, *others = report.key_ids
-    if first == NO_KEY_ID:
-        return "no cluster key: a job's ID is its only secret, guessable (mingle key new)"
-    also = f"; takes {', '.join(others)} as well" if others else ""
-    return _text(f"cluster key {first}{also}")
-
-
-def _show_job(console: Console, job: local.Job) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("    RANK", "HOST", "ADDRESS", "STATE"):
-        table.add_column(column, no_wrap=True)
-    console.print(f"  [bold]job {_text(job.job)}[/]: {_text(_headline(job))}")
-    for round_ in job.rounds:
-        for m in round_.members:
-            table.add_row(f"    {m.rank}", _text(m.host), _text(m.address), m.state)
-    if not job.rounds or any(seat.state == "waiting" for seat in job.seats):
-        for seat in job.seats:
-            rank = "auto" if seat.rank is None else str(seat.rank)
-            who = f"pid {seat.pid} ({seat.user})"
-            state = f"{seat.state} for {duration(seat.for_s)}"
-            table.add_row(f"    {rank}", "here", _text(who), state)
-    if table.row_count:
-        console.print(table)
-    if job.note:
-        console.print(f"    {_text(job.note)}")
-
-
-def _headline(job: local.Job) -> str:
-    """Where one job stands, in one line."""
-    parts = []
-    if job.rounds:
-        r = job.rounds[-1]
-        parts.append(
-            f"round {r.round} runs for {duration(r.since_s)}, rank 0 is at "
-            f"{endpoint(r.master_addr, r.master_port)}"
-        )
-    waiting = [seat for seat in job.seats if seat.state == "waiting"]
-    if waiting and waiting[0].form is not Form.PLAIN:
-        same = job.size_min == job.size_max
-        size = f"{job.size_min}" if same else f"{job.size_min} to {job.size_max}"
-        parts.append(f"{job.here}/{size} here")
-    if job.leader:
-        parts.append(f"leader {job.leader} {job.leader_address or ''}".rstrip())
-    parts.append(job.state)
-    return "; ".join(parts)
-
-
-def _text(value: object) -> str:
-    """Text from elsewhere: no control characters, no markup."""
-    from rich.markup import escape
-
-    return escape(clean(str(value)))
+def _later() -> list[local.Report]:
+    """The one that MINGLE_SOCKET names may end meanwhile: that is no error."""
+    try:
+        return reports()
+    except DaemonError:
+        return []
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from mingled.cli.display import Display
 from mingled.cli.forms import Reaction, Wish
 from mingled.core import local
 from mingled.core.messages import Fate
-from mingled.errors import Lost, MingleError
+from mingled.errors import Cancelled, Lost, MingleError
 from mingled.frameworks.dialects import hostfiles
 from mingled.watching import Watch
 from mingled.wording import gone_line, member
@@ -55,6 +55,7 @@ class _Round:
         self.fates: dict[int, Fate] = {}  #: of the members that are not simply running, by rank
         self.stopped_for: local.Gone | None = None  #: the loss for which CMD was told to end
         self.restarts = False  #: ... in order to start again
+        self.cancelled = ""  #: ... or since the job was cancelled: the sentence
         self.kill_at: float | None = None  #: on the clock of `time.monotonic`
 
 
@@ -80,8 +81,9 @@ class Supervisor:
         self._restarts = 0
 
     def run(self, lease: client.Lease) -> int:
-        """CMD's exit code, of its last run. Raises `Lost` where it was stopped for a loss, what
-        joining again raises, and `BadInput` where CMD cannot be run."""
+        """CMD's exit code, of its last run. Raises `Lost` where it was stopped for a loss,
+        `Cancelled` where the job was, what joining again raises, and `BadInput` where CMD cannot be
+        run."""
         while True:
             try:
                 argv, env = prepared(lease, self._wanted, self._cmd, self._display)
@@ -107,6 +109,10 @@ class Supervisor:
                 for news in watch.news():
                     if isinstance(news, local.Gone):
                         self._hear(lease, news, round_, command)
+                if watch.cancelled and not round_.cancelled:
+                    round_.cancelled = watch.cancelled
+                    self._display.line("cancelled; stops CMD")
+                    self._end(command, round_)
                 due = [at for at in (watch.due, round_.kill_at) if at is not None]
                 sleep_s = max(0.0, min(due) - time.monotonic()) if due else None
                 status = command.wait(sleep_s)
@@ -127,6 +133,9 @@ class Supervisor:
             for news in watch.news():
                 if isinstance(news, local.Gone):
                     round_.fates[news.rank] = news.how
+            round_.cancelled = watch.cancelled
+            if round_.cancelled:
+                return
             time.sleep(min(left_s, NEWS_S / 10))
 
     def _hear(
@@ -148,13 +157,20 @@ class Supervisor:
             round_.stopped_for, round_.restarts = gone, self._may_restart() and not finishing
             next_ = "stops CMD: others have finished" if finishing else self._what_next()
             self._display.line(f"{line}; {next_}")
-            round_.kill_at = time.monotonic() + self._wanted.join.stop_grace_s
-            if not command.send(signal.SIGTERM):
-                self._display.line("CMD runs as another user: it cannot be ended from here")
+            self._end(command, round_)
+
+    def _end(self, command: child.Child, round_: _Round) -> None:
+        """SIGTERM now, SIGKILL once its grace is over."""
+        round_.kill_at = time.monotonic() + self._wanted.join.stop_grace_s
+        if not command.send(signal.SIGTERM):
+            self._display.line("CMD runs as another user: it cannot be ended from here")
 
     def _decide(self, lease: client.Lease, ended: _Round, status: int, interrupted: bool) -> bool:
-        """CMD has ended: is there another round? Raises `Lost`."""
+        """CMD has ended: is there another round? Raises `Lost` and `Cancelled`."""
         code, how, gone = child.exit_code(status), child.describe(status), ended.stopped_for
+        if ended.cancelled and not interrupted:  # its lease has ended
+            lease.connection.close()
+            raise Cancelled(f"{ended.cancelled} ({how})")
         # Exit 0 after our SIGTERM is a checkpoint kept, not the end of the training.
         if interrupted or (code == 0 and gone is None):
             lease.leave(lost=code != 0, reason=how)

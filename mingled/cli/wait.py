@@ -39,7 +39,7 @@ Exit codes:
   84       two versions that do not understand each other
   85       the socket or the job belongs to another user
   86       the outcome cannot be known
-  87       the wait was ended: mingle leave, or a newer join
+  87       cancelled (mingle cancel); or the wait was ended: mingle leave, a newer join
   88       CMD was stopped, since a member was lost (--on-lost)
   89       the run that was waited for has ended
   126/127  CMD cannot be run / is not there
@@ -267,7 +267,8 @@ def command(
         # Anew each time: a script may be mended between two rounds.
         meanwhile = _import_supervise if cmd else None
         stated = software(cmd, Path(), meanwhile) if join.compares else None
-        request = msgspec.structs.replace(join, lost=failed, software=stated)
+        listens = bool(cmd) and not exec_
+        request = msgspec.structs.replace(join, lost=failed, software=stated, listens=listens)
         try:
             return client.join(request, display.told)
         finally:

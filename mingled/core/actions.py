@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from mingled.core.events import Address
@@ -9,6 +11,9 @@ from mingled.core.local import Job, Local
 from mingled.core.messages import Advert, Message, NodeCard, Place
 from mingled.core.secrets import Realm
 from mingled.core.words import JobId, Label, Nonce, ParticipantId
+
+StoryKind = Literal["state", "note"]
+"""Of what the core itself tells of a job: a transition, or a sentence about the wait."""
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +39,21 @@ class Describe(Action, frozen=True, kw_only=True):
 
     request: int
     jobs: tuple[Job, ...]
+
+
+class Recount(Action, frozen=True, kw_only=True):
+    """Answer with what the shell has kept of this job's story, as far as `uid` may know it."""
+
+    request: int
+    job: JobId
+    uid: int
+    after: int
+
+
+class Measure(Action, frozen=True, kw_only=True):
+    """Answer with the daemon's metrics."""
+
+    request: int
 
 
 class Seated(Action, frozen=True, kw_only=True):

@@ -95,9 +95,14 @@ class Attachments:
         held.say_waiting(link)
         return True
 
-    def refusal(self, message: messages.Attach) -> messages.Message:
-        """Why `attach` was False. Whoever asks comes to where its round was led: if a newer one is
-        known here, rank 0 is in that."""
+    def refuse(self, link: int, message: messages.Attach) -> None:
+        """Say why `attach` was False; and that the job was cancelled, if it was."""
+        self._job.cancels.remind(link, message.claim)
+        self._ctx.send(link, self._refusal(message))
+
+    def _refusal(self, message: messages.Attach) -> messages.Message:
+        """Whoever asks comes to where its round was led: if a newer one is known here, rank 0 is
+        in that."""
         newest = self._job.rounds.newest
         if newest is not None and newest.round > message.round:
             return messages.Passed(claim=message.claim, round=message.round, newer=newest.round)

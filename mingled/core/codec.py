@@ -13,6 +13,13 @@ VERSION = (1, 0)
 """Major and minor of both protocols. Majors must be equal and minors at most one apart: a field
 that one side does not know is ignored, and no minor takes a field away that the last one needed."""
 
+
+def own_version() -> tuple[int, int]:
+    """A message's default. A factory, since a default itself is left out on the wire, and the other
+    side would put its own version in its place."""
+    return VERSION
+
+
 T = TypeVar("T")
 
 

@@ -76,9 +76,13 @@ class Contests:
     def until(self) -> float:
         """Rank 0 of the plain form is not released before: a rival was heard that nobody has shown
         to be a ghost. One connect attempt after the first of them it is, however many come."""
+        return self._until if self.places() and self._until is not None else 0.0
+
+    def places(self) -> list[str]:
+        """An address of each rival that nobody has shown to be a ghost."""
         book = self._ctx.book.of(*self._claim.job.labels)
-        fresh = any(h.advert.claim in self._rivals and not h.failures for h in book)
-        return self._until if fresh and self._until is not None else 0.0
+        rivals = [h.advert for h in book if h.advert.claim in self._rivals and not h.failures]
+        return [next(iter(advert.addresses), "?") for advert in rivals]
 
     def owns(self, link: int) -> bool:
         return any(r.link == link for r in self._rivals.values())

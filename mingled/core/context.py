@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mingled.core import actions
+from mingled.core.actions import StoryKind
 from mingled.core.adverts import AdvertBook
 from mingled.core.events import Address
 from mingled.core.former import Former
@@ -44,6 +45,8 @@ class Context:
         self.book = AdvertBook(settings, stream.salt("adverts"))
         self.former = Former(settings.former_max)
         self.out: list[actions.Action] = []
+        #: what the event at hand has changed, for `mingle logs`: job, kind and text
+        self.story: list[tuple[JobId, StoryKind, str]] = []
         self.ports: dict[int, JobId] = {}  #: master ports in use by jobs led here
         self._links = -1
 

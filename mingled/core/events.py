@@ -110,6 +110,14 @@ class LeaveAsked(Event, frozen=True, kw_only=True):
     closes: bool = False
 
 
+class CancelAsked(Event, frozen=True, kw_only=True):
+    request: int
+    job: JobId
+    uid: int
+    user: str
+    reason: str
+
+
 class AdoptAsked(Event, frozen=True, kw_only=True):
     request: int
     token: str
@@ -121,6 +129,17 @@ class AdoptAsked(Event, frozen=True, kw_only=True):
 class StatusAsked(Event, frozen=True, kw_only=True):
     request: int
     uid: int
+
+
+class LogsAsked(Event, frozen=True, kw_only=True):
+    request: int
+    job: JobId
+    uid: int
+    after: int  #: the number of the last line that is known
+
+
+class MetricsAsked(Event, frozen=True, kw_only=True):
+    request: int
 
 
 # ---------------------------------------------------------------- from discovery

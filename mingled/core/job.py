@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 
 from mingled.core import actions, local
 from mingled.core.attach import Attachments
+from mingled.core.cancels import Cancels
 from mingled.core.claim import Claim
 from mingled.core.config import Config
 from mingled.core.context import Context
@@ -46,6 +47,7 @@ class Job:
         self.attachments = Attachments(self)
         self.watches = Watches(self)
         self.links = Links(self)
+        self.cancels = Cancels(self)
         self.desk = Desk(self)
         self.search = Search(self)
         self.views = Views(self)
@@ -58,7 +60,8 @@ class Job:
     @property
     def over(self) -> bool:
         """Nothing is left to do here."""
-        return self.state is State.IDLE and not self.seats and not self.rounds.helds
+        idle = self.state is State.IDLE and not self.seats and not self.rounds.helds
+        return idle and not self.cancels.open
 
     @property
     def label(self) -> Label:
@@ -89,6 +92,7 @@ class Job:
     def to(self, trigger: Trigger) -> None:
         before, self.state = self.state, step(self.state, trigger)
         self.story.append(f"{before} --{trigger}--> {self.state}")
+        self.ctx.story.append((self.job, "state", self.story[-1]))
 
     def waiting(self) -> list[Seat]:
         return [s for s in self.seats.values() if s.waiting and s.ending is None]
@@ -113,6 +117,7 @@ class Job:
         """A sentence about the wait, shown to everybody who waits."""
         if text != self.note_text:
             self.note_text = text
+            self.ctx.story.append((self.job, "note", text))
             self.progressed(now)
 
     def warn(self, seat: Seat, sentence: str) -> None:
@@ -452,6 +457,7 @@ class Job:
         if self.claim is not None:
             self.claim.tick(now)
         self.watches.tick(now)
+        self.cancels.tick(now)
         self.views.tick(now)
 
     def _asks(self) -> bool:
@@ -461,7 +467,11 @@ class Job:
         return self.state in asks and bool(self.waiting())
 
     def deadline(self) -> float | None:
-        times: list[float | None] = [self.views.deadline(), self.watches.deadline()]
+        times: list[float | None] = [
+            self.views.deadline(),
+            self.watches.deadline(),
+            self.cancels.deadline(),
+        ]
         for seat in self.seats.values():
             times += [seat.adopt_by, seat.hint_at, seat.expect_at]
             if self.state not in BETWEEN:

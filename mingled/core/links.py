@@ -31,6 +31,7 @@ class Links:
             (self._job.pursuit is not None and self._job.pursuit.link == link)
             or (self._job.claim is not None and link in self._job.claim.sessions)
             or self._job.rounds.need(link)
+            or self._job.cancels.needs(link)
         )
 
     def close(self, link: int, now: float) -> None:
@@ -82,6 +83,7 @@ class Links:
             self._job.claim.drop(link, reason, now)
         if self._job.pursuit is not None and self._job.pursuit.link == link:
             self._job.pursuit.failed(reason, now)
+        self._job.cancels.link_closed(link, reason, now)
         self._job.rounds.prune(now)
         self._job.settle(now)
 
@@ -106,8 +108,12 @@ class Links:
             self._job.ctx.send(link, messages.Pong(claim=message.claim, node=self._job.ctx.node))
         if isinstance(message, messages.Attach) and message.label in self._job.labels:
             if not self._job.attachments.attach(link, message, local_, remote, now):
-                self._job.ctx.send(link, self._job.attachments.refusal(message))
+                self._job.attachments.refuse(link, message)
         elif isinstance(message, messages.Attached):
             self._job.watches.attached_over(link, message, now)
+        elif isinstance(message, messages.Cancel):
+            self._job.cancels.heard(link, message, now)
+        elif isinstance(message, messages.Cancelled):
+            self._job.cancels.answered(link, message, now)
         self._job.rounds.received(link, message, now)
         self._job.rounds.prune(now)

@@ -10,10 +10,10 @@ from typing import Literal
 
 import msgspec
 
-from mingled.core.codec import VERSION, Decoder
+from mingled.core.codec import Decoder, own_version
 from mingled.core.config import Config
 from mingled.core.heard import Sentence
-from mingled.core.messages import Fate, Running, Seen, check_shape
+from mingled.core.messages import Fate, NodeCancelled, Running, Seen, check_shape
 from mingled.core.peers import check_peers, check_subnets
 from mingled.core.software import Software, check_items
 from mingled.core.words import HOST_LABEL, Form, JobId, Nonce, ParticipantId, host_label
@@ -27,6 +27,9 @@ STOP_GRACE_S = 35.0
 
 HEARTBEAT_MIN_S = 0.1
 """Of a client that says so: more lines than ten a second tell nothing more."""
+
+REASON_CHARS_MAX = 200
+"""Why a job is cancelled: a sentence, told on every node."""
 
 PAUSE_MAX_S = 86_400
 """Of a last call or a grace: a day."""
@@ -50,7 +53,7 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     """Take part in a job. Answered by any number of Progress and Notice, then Ready or Failed; the
     connection may stay open after Ready, and then carries what happens to the round."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     job: JobId
     form: Form
     size_min: int = 0
@@ -79,6 +82,7 @@ class Join(Local, tag="join", frozen=True, kw_only=True):
     secret: str = ""  #: of the job, beside its ID (`core.secrets.secret_of`); empty: none
     key_id: str = ""  #: of the key that the daemon must present; empty: whichever it has
     named: bool = False  #: answer JOB-RANK.local by mDNS while it holds its rank
+    listens: bool = False  #: what runs in it ends when a Failed with `stop` comes
 
     def __post_init__(self) -> None:
         check_shape(self.form, self.size_min, self.size_max, self.rank, self.nproc, self.job)
@@ -131,7 +135,7 @@ class Reattach(Local, tag="reattach", frozen=True, kw_only=True):
     Answered by Done or Failed; then the connection carries Gone as it did after Ready. Members but
     this one and rank 0 may be left out where the line would be too long."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     join: Join
     participant: ParticipantId
     config: Config
@@ -147,7 +151,7 @@ class Reattach(Local, tag="reattach", frozen=True, kw_only=True):
 class StoreOpened(Local, tag="store-opened", frozen=True, kw_only=True):
     """To OpenStore: it listens on this port, on all addresses or on the one that was named."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     proof: Nonce
     port: int
 
@@ -159,7 +163,7 @@ class StoreOpened(Local, tag="store-opened", frozen=True, kw_only=True):
 class StoreFailed(Local, tag="store-failed", frozen=True, kw_only=True):
     """To OpenStore: it could not be opened."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     proof: Nonce
     reason: Sentence
 
@@ -167,21 +171,21 @@ class StoreFailed(Local, tag="store-failed", frozen=True, kw_only=True):
 class Alive(Local, tag="alive", frozen=True, kw_only=True):
     """A released participant's client still runs (see `Join.heartbeat_s`). Not answered."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
 
 
 class Finished(Local, tag="finished", frozen=True, kw_only=True):
     """A released participant's work is done; it stays until the others have finished. Not
     answered; said again to a daemon that takes the participant back."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
 
 
 class Leave(Local, tag="leave", frozen=True, kw_only=True):
     """End leases of this user: one participant's, or all of the job's on this node. Answered by
     Done."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     job: JobId
     participant: ParticipantId | None = None
     lost: bool = False  #: it failed: the others are told of a loss
@@ -189,19 +193,49 @@ class Leave(Local, tag="leave", frozen=True, kw_only=True):
     closes: bool = False  #: the run is over: whoever waits for a next round is told so
 
 
+class Cancel(Local, tag="cancel", frozen=True, kw_only=True):
+    """End the job on all its nodes. Answered by Cancelled, after some seconds where a node does not
+    answer, or by Failed."""
+
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
+    job: JobId
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > REASON_CHARS_MAX:
+            raise BadInput(
+                f"job {self.job}: a reason of {len(self.reason)} characters, at most "
+                f"{REASON_CHARS_MAX} allowed"
+            )
+
+
 class Adopt(Local, tag="adopt", frozen=True, kw_only=True):
     """From now on the lease that goes with `token` is process `pid`'s: Done or Failed."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     token: str
     pid: int
     pidns: int | None = None  #: inode of the client's pid namespace, /proc/self/ns/pid
 
 
+class Logs(Local, tag="logs", frozen=True, kw_only=True):
+    """What has happened to a job of this user here. Answered by Story."""
+
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
+    job: JobId
+    after: int = 0  #: only lines with a greater number
+
+
+class Metrics(Local, tag="metrics", frozen=True, kw_only=True):
+    """Answered by Measured. Any user may ask: no job is named in it."""
+
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
+
+
 class Status(Local, tag="status", frozen=True, kw_only=True):
     """Answered by Report."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
 
 
 # ---------------------------------------------------------------- daemon to client
@@ -247,10 +281,12 @@ class Ready(Local, tag="ready", frozen=True, kw_only=True):
 
 
 class Failed(Local, tag="failed", frozen=True, kw_only=True):
-    """The request ended without success. `code` names a class of `mingled.errors`."""
+    """The request ended without success, or the lease did. `code` names a class of
+    `mingled.errors`."""
 
     code: str
     sentence: str
+    stop: bool = False  #: the job was cancelled: what runs in it is to end, too
 
 
 class Gone(Local, tag="gone", frozen=True, kw_only=True):
@@ -278,6 +314,37 @@ class Waiting(Local, tag="waiting", frozen=True, kw_only=True):
 
 class Done(Local, tag="done", frozen=True, kw_only=True):
     count: int
+
+
+class Cancelled(Local, tag="cancelled", frozen=True, kw_only=True):
+    """What became of Cancel, by node. Without any: nobody takes part in the job here, and
+    `elsewhere` is where it is led, as far as was heard."""
+
+    job: str
+    nodes: tuple[NodeCancelled, ...]
+    elsewhere: tuple[str, ...] = ()
+
+
+class StoryLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened to a job on this node."""
+
+    number: int  #: counted through this daemon's life, from 1
+    at_s: float  #: Unix time
+    kind: Literal["state", "note", "came", "ended", "ready", "hint", "warning", "failed", "member"]
+    text: Sentence
+
+
+class Story(Local, tag="story", frozen=True, kw_only=True):
+    """The oldest line first; none: this user has had no such job here, or it is long over."""
+
+    job: str
+    lines: tuple[StoryLine, ...]
+
+
+class Measured(Local, tag="measured", frozen=True, kw_only=True):
+    """In the text format of Prometheus (0.0.4)."""
+
+    text: str
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
@@ -324,6 +391,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seats: tuple[Seat, ...]
     rounds: tuple[Round, ...]
     nodes: tuple[Seen, ...]  #: that take part or wait, this one included, as far as known here
+    missing: tuple[int, ...] = ()  #: ranks that somebody must still bring; empty: any will do
     note: str
     story: tuple[str, ...]  #: the last transitions
 
@@ -338,7 +406,7 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
 class Report(Local, tag="report", frozen=True, kw_only=True):
     """What `mingle status` shows of one daemon."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     release: str
     host: str
     node: str
@@ -355,8 +423,34 @@ class Report(Local, tag="report", frozen=True, kw_only=True):
     counts: dict[str, int] = {}  #: what it holds just now: descriptors, tasks, links, adverts, ...
 
 
-Request = Join | Reattach | StoreOpened | StoreFailed | Alive | Finished | Leave | Adopt | Status
-Reply = Progress | Notice | OpenStore | Ready | Failed | Gone | Waiting | Done | Report
+Request = (
+    Join
+    | Reattach
+    | StoreOpened
+    | StoreFailed
+    | Alive
+    | Finished
+    | Leave
+    | Cancel
+    | Adopt
+    | Logs
+    | Metrics
+    | Status
+)
+Reply = (
+    Progress
+    | Notice
+    | OpenStore
+    | Ready
+    | Failed
+    | Gone
+    | Waiting
+    | Done
+    | Cancelled
+    | Story
+    | Measured
+    | Report
+)
 
 request_decoder: Decoder[Request] = Decoder(Request, "request")
 reply_decoder: Decoder[Reply] = Decoder(Reply, "reply")

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from mingled.core.codec import VERSION, Decoder
+from mingled.core.codec import Decoder, own_version
 from mingled.core.config import Member
 from mingled.core.heard import IpText, Name, Sentence
 from mingled.core.software import Software, Stated, check_items
@@ -46,6 +46,9 @@ ADDRESSES_MAX = 16
 
 LABELS_MAX = 1_024
 """As many as one daemon has jobs."""
+
+PIDS_MAX = 64
+"""Processes that are named after a cancel: nobody ends more by hand."""
 
 PLACES_MAX = 256
 """To be tested by one daemon at once, for doctor."""
@@ -173,7 +176,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 class Join(Message, tag="join", frozen=True, kw_only=True):
     """A daemon's participants in one job, all of them: the newest Join replaces the one before."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     label: Label
     claim: Nonce
     job: JobId
@@ -186,7 +189,7 @@ class Join(Message, tag="join", frozen=True, kw_only=True):
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """The leader took the Join. Only this makes a session."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     claim: Nonce
     node: NodeCard
     seen_address: IpText  #: the follower's address as the leader sees it
@@ -310,7 +313,7 @@ class Rival(Message, tag="rival", frozen=True, kw_only=True):
 class Contest(Message, tag="contest", frozen=True, kw_only=True):
     """One leader to another: we both claim this job. The answer is the other's Contest."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     label: Label
     claim: Nonce  #: of the sender
     rival: Nonce  #: of the receiver
@@ -375,7 +378,7 @@ class Attach(Message, tag="attach", frozen=True, kw_only=True):
     and again when another of its participants is back. These are here and watched. Answered by
     Attached, by Passed, or by Refuse where the round is not known (yet)."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     label: Label
     claim: Nonce
     round: int
@@ -400,6 +403,47 @@ class Passed(Message, tag="passed", frozen=True, kw_only=True):
     claim: Nonce
     round: int  #: that was asked for
     newer: int
+
+
+class NodeCancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What one daemon has done to end a job, or why that is not known."""
+
+    host: Name
+    address: IpText
+    node: Name = ""  #: of the daemon, where it is known
+    ended: int = 0  #: participants
+    unheard: tuple[int, ...] = ()  #: of these, processes that nobody told: they go on
+    kept: int = 0  #: participants of another user, who may not be ended
+    flaw: Sentence = ""  #: nothing is known of it, and this is why
+
+    def __post_init__(self) -> None:
+        if len(self.unheard) > PIDS_MAX:
+            raise BadInput(f"{len(self.unheard)} processes of one node, at most {PIDS_MAX} allowed")
+
+
+class Cancel(Message, tag="cancel", frozen=True, kw_only=True):
+    """End the job: to the leader's daemon, which tells the others, or from it. Answered by
+    Cancelled within `patience_s`; the same `order` again, by an empty one."""
+
+    claim: Nonce
+    order: Nonce
+    user: Name  #: who asks
+    host: Name  #: where
+    reason: Sentence = ""
+    everyone: bool = False  #: from the leader's daemon: participants of any user
+    patience_s: float = 0.0
+
+
+class Cancelled(Message, tag="cancelled", frozen=True, kw_only=True):
+    """To Cancel: what became of it here, and where it was passed on to."""
+
+    claim: Nonce
+    order: Nonce
+    nodes: tuple[NodeCancelled, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.nodes) > SIZE_MAX:
+            raise BadInput(f"{len(self.nodes)} nodes of one job, at most {SIZE_MAX} allowed")
 
 
 class Ping(Message, tag="ping", frozen=True, kw_only=True):
@@ -452,7 +496,7 @@ class Hail(Message, tag="hail", frozen=True, kw_only=True):
     """Who are you, and which of these jobs are on your node? The first frame of a link of its own;
     answered by Presence. Test and Listen may follow over the same link."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     labels: tuple[Label, ...] = ()
 
     def __post_init__(self) -> None:
@@ -463,7 +507,7 @@ class Hail(Message, tag="hail", frozen=True, kw_only=True):
 class Presence(Message, tag="presence", frozen=True, kw_only=True):
     """A daemon and its machine. `seen_address`: the asker's, as seen there."""
 
-    version: tuple[int, int] = VERSION
+    version: tuple[int, int] = msgspec.field(default_factory=own_version)
     node: NodeCard
     release: Name
     seen_address: IpText
@@ -537,6 +581,8 @@ type_of_peer_messages = (
     | Attach
     | Attached
     | Passed
+    | Cancel
+    | Cancelled
     | Ping
     | Pong
     | Hail

@@ -242,7 +242,8 @@ class Pursuit:
         except MingleError as error:
             self._job.fail_waiting(error.code, str(error), now)
             return
-        if behind_nat(message.met_address, self.remote):
+        fresh = self.leader is None or self._job.state is State.UNSURE  # else it is that link still
+        if fresh and behind_nat(message.met_address, self.remote):
             self._misled(message.node, now)
             return
         self.leader = message.node
@@ -284,6 +285,9 @@ class Pursuit:
             job.misleading.add(bare(self.remote))
         self._ctx.book.vouch(self.advert, card)
         self._ctx.do(actions.CloseLink(link=self.link))
+        if job.state is State.UNSURE:  # who it is, is known: it is asked for the outcome elsewhere
+            self.retry_at = now + self._ctx.settings.retry_min_s
+            return
         reason = (
             f"{self.remote} led to {card.host}, which was met at another one ("
             f"{', '.join(card.addresses) or 'none'}): {NAT_ADVICE} there, or somebody passes on "

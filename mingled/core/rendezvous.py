@@ -22,7 +22,7 @@ from mingled.core.hail import Hails
 from mingled.core.job import Job
 from mingled.core.links import stale
 from mingled.core.seat import Seat, failed_by, tell_failed
-from mingled.core.secrets import node_realms_of
+from mingled.core.secrets import node_realms_of, realms_of
 from mingled.core.settings import Settings
 from mingled.core.stream import Stream
 from mingled.core.words import JobId, Label, NodeId, ParticipantId
@@ -74,14 +74,17 @@ class Rendezvous:
             restricted=restricted,
         )
         self.jobs: dict[JobId, Job] = {}
+        #: what the last event has changed: job, kind and text, in order
+        self.story: list[tuple[JobId, actions.StoryKind, str]] = []
         self._unbound: dict[int, _Unbound] = {}
         self._ends: dict[int, tuple[Address, str]] = {}  #: of each link, ours and the other
         self._hails = Hails(self._ctx, lambda: self.jobs.values())
 
     @property
     def idle(self) -> bool:
-        """No local participant: a private daemon may end."""
-        return not any(job.seats for job in self.jobs.values())
+        """No local participant, and no cancel that others are still to hear of: a private daemon
+        may end."""
+        return not any(job.seats or job.cancels.open for job in self.jobs.values())
 
     @property
     def counts(self) -> dict[str, int]:
@@ -101,6 +104,7 @@ class Rendezvous:
             job.watches.close()
             job.distrust()
             del self.jobs[job.job]
+        self.story, self._ctx.story = self._ctx.story, []
         out, self._ctx.out = self._ctx.out, []
         for action in out:
             if isinstance(action, actions.CloseLink):  # no LinkClosed follows
@@ -139,6 +143,15 @@ class Rendezvous:
                 self._store(event, now)
             case events.LeaveAsked() | events.AdoptAsked() | events.StatusAsked():
                 self._request(event, now)
+            case events.CancelAsked():
+                self._cancel(event, now)
+            case events.LogsAsked():
+                recount = actions.Recount(
+                    request=event.request, job=event.job, uid=event.uid, after=event.after
+                )
+                self._ctx.do(recount)
+            case events.MetricsAsked():
+                self._ctx.do(actions.Measure(request=event.request))
             case events.AdvertHeard() | events.AdvertGone() | events.AddressesChanged():
                 self._discovery(event, now)
             case events.DiscoveryNoted():
@@ -254,6 +267,18 @@ class Rendezvous:
                 self._ctx.do(actions.Describe(request=event.request, jobs=jobs))
             case _:
                 assert_never(event)
+
+    def _cancel(self, event: events.CancelAsked, now: float) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None and job.cancels.concerned:
+            job.cancels.asked(event, now)
+            return
+        labels = [realm.label for realm in realms_of(event.job, self._ctx.keys)]
+        led = dict.fromkeys(
+            h.advert.addresses[0] for h in self._ctx.book.of(*labels) if h.advert.addresses
+        )
+        answer = local.Cancelled(job=event.job, nodes=(), elsewhere=tuple(led))
+        self._ctx.do(actions.Answer(request=event.request, message=answer))
 
     def _adopt(self, event: events.AdoptAsked, now: float) -> local.Local:
         for job in self.jobs.values():
@@ -403,8 +428,10 @@ class Rendezvous:
             if job is None or not job.attachments.attach(
                 event.link, message, unbound.local, unbound.remote, now
             ):
-                refusal = stale(message.claim, self._ctx.host)
-                self._ctx.send(event.link, job.attachments.refusal(message) if job else refusal)
+                if job is not None:
+                    job.attachments.refuse(event.link, message)
+                else:
+                    self._ctx.send(event.link, stale(message.claim, self._ctx.host))
                 self._unbound[event.link] = unbound  # it may ask for another round
             return
         self._ctx.do(actions.CloseLink(link=event.link))

@@ -144,6 +144,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     unsaid_max_s: float = 30.0
     """For the end of a participant to be told to rank 0's daemon, should that be gone just then."""
 
+    cancel_s: float = 8.0
+    """For all nodes of a job to confirm that it has ended there; the client waits for 10 s."""
+
+    cancel_step_s: float = 2.0
+    """Whoever passes a cancel on gives those after it this much less, to answer in time itself."""
+
+    cancel_kept_s: float = 30.0
+    """A daemon that could not be told of a cancel is told when it comes back within this."""
+
     former_max: int = 64
     """Jobs whose last ranks are remembered, 100 bytes a node."""
 

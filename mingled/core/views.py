@@ -205,6 +205,7 @@ class Views:
             ),
             rounds=tuple(h.report(now) for h in job.rounds.helds),
             nodes=self._nodes(progress),
+            missing=progress.missing if job.waiting() else (),
             note=job.note_text,
             story=tuple(job.story),
         )

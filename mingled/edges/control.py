@@ -46,13 +46,14 @@ class _Client:
         self.writer: asyncio.StreamWriter | None = None  #: before it was listened to
         self.participant: ParticipantId | None = None
         self.reattach: int | None = None  #: its request to be a participant's, unanswered
+        self.cancel: int | None = None  #: its request that takes some seconds, unanswered
         self.asked = False  #: for anything yet
         self._roster_bytes = 0
 
     @property
     def stays(self) -> bool:
         """Whether it may say nothing for as long as it likes."""
-        return self.participant is not None or self.reattach is not None
+        return any(x is not None for x in (self.participant, self.reattach, self.cancel))
 
     def take_pidfd(self) -> int | None:
         """The caller's to close. There is one join a connection, so it is asked for once."""
@@ -139,6 +140,8 @@ class Control:
         client = self._requests.pop(request, None)
         if client is not None:
             client.send(message)
+            if client.cancel == request:
+                client.cancel = None
             if client.reattach == request:
                 client.reattach = None
                 if client.participant is None:  # refused
@@ -268,6 +271,18 @@ class Control:
                         closes=request.closes,
                     )
                 )
+            case local.Cancel():
+                client.cancel = self._count
+                self._requests[self._count] = client
+                self._emit(
+                    events.CancelAsked(
+                        request=self._count,
+                        job=request.job,
+                        uid=client.uid,
+                        user=client.holder.user,
+                        reason=request.reason,
+                    )
+                )
             case local.Adopt():
                 if request.pidns not in (None, pid_namespace()):
                     raise NotPermitted(
@@ -287,6 +302,16 @@ class Control:
                         pid=request.pid,
                     )
                 )
+            case local.Logs():
+                self._requests[self._count] = client
+                self._emit(
+                    events.LogsAsked(
+                        request=self._count, job=request.job, uid=client.uid, after=request.after
+                    )
+                )
+            case local.Metrics():
+                self._requests[self._count] = client
+                self._emit(events.MetricsAsked(request=self._count))
             case local.Status():
                 self._requests[self._count] = client
                 self._emit(events.StatusAsked(request=self._count, uid=client.uid))

@@ -147,6 +147,7 @@ class Peers:
         self._stuck: set[int] = set()  #: hung up on by us, as nothing was read there
         self._accepted = 0
         self._acceptor: Acceptor | None = None
+        self.refused = 0  #: connections that had not the secrets, or said nothing
 
     async def start(self, sock: socket.socket) -> None:
         self._acceptor = Acceptor("the peer link", sock, self._accept, limit=UNKNOWN_BYTES_MAX)
@@ -258,6 +259,7 @@ class Peers:
                 channel, label = await accept(reader, writer, self._vault)
             local, remote = _ends(channel)
         except (OSError, ValueError) as error:  # TimeoutError, too: it is none of ours
+            self.refused += 1
             log.debug("a client on the peer link was not let in: %s", error)
             writer.close()
             return

@@ -119,12 +119,15 @@ class MingleRendezvousHandler(RendezvousHandler):  # type: ignore[misc]  # torch
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Wait for the next round and take part in it. torch's own error types: Timeout, Closed
-        (the run has ended, or `mingle leave`), Connection (no daemon can be had), State (refused,
-        and why)."""
+        (the run has ended, `mingle leave` or `mingle cancel`), Connection (no daemon can be had),
+        State (refused, and why)."""
         if self._closed:
             raise RendezvousClosedError(f"job {self._join.job}: this run was closed here")
         if self._membership is not None:
             self._membership.stop()
+            if self._membership.cancelled:  # the workers are stopped by now
+                self._closed = True
+                raise RendezvousClosedError(self._membership.cancelled)
         before = self._membership
         try:
             lease = self._joined()

@@ -85,6 +85,11 @@ class Membership:
         with self._changed:
             return self._broken()
 
+    @property
+    def cancelled(self) -> str:
+        """The sentence, where the job was cancelled (`mingle cancel`); else empty."""
+        return self._watch.cancelled
+
     def until(self, happened: Callable[[], bool], timeout_s: float | None = None) -> None:
         """Wait for the round to break, for `happened`, or for the end of the time. `nudge` makes it
         look."""
@@ -165,6 +170,8 @@ class Membership:
                 self._set_over(f"this process stood still for {still_s:.0f} s")
             for news in self._watch.news():
                 self._hear(news)
+            if self._watch.cancelled and not self._over:
+                self._set_over("the job was cancelled", "its workers are stopped")
             if self._watch.gave_up and not self._deaf:
                 self._deaf = True
                 self.nudge()
@@ -211,12 +218,12 @@ class Membership:
         if line and known != news.how:
             self._say(line)
 
-    def _set_over(self, reason: str) -> None:
+    def _set_over(self, reason: str, next_: str = "it joins again") -> None:
         with self._changed:
             first, self._over = not self._over, reason
             self._changed.notify_all()
         if first:
-            self._say(f"{reason}; it joins again")
+            self._say(f"{reason}; {next_}")
 
 
 def _boot_clock() -> float:

@@ -111,6 +111,7 @@ def join_of(parameters: RendezvousParameters) -> Join:
         interfaces=interfaces,
         subnets=conf.listed("subnet"),
         heartbeat_s=BEAT_S,
+        listens=True,
         require_same=wanted(conf.listed("require_same"), f"job {job}: "),
         secret=secret,
         key_id=key_id,

@@ -109,6 +109,7 @@ class Datagrams:
         self._later: set[asyncio.TimerHandle] = set()
         self._reopen_at_s = 0.0
         self._started = False
+        self.sent = self.received = 0  #: datagrams, whatever is in them
         self.trouble = "not started"  #: why nothing can be sent or heard; empty: it can
         self.targets: tuple[Target, ...] = ()  #: where a broadcast goes
         if identity is not None and identity.host_given:
@@ -195,6 +196,7 @@ class Datagrams:
             return self.trouble
         try:
             self._udp.send(data, target.host, port or self.port, target.interface, target.source)
+            self.sent += 1
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return self.trouble
@@ -232,6 +234,7 @@ class Datagrams:
     # ------------------------------------------------------------ in
 
     def _received(self, packet: Packet) -> None:
+        self.received += 1
         try:
             datagram = decode(packet.data)
         except BadInput:

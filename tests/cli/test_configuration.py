@@ -25,6 +25,7 @@ subnet = "10.0.0.0/24"
 peers = "gpu1, head.lab.example"
 discovery = ["peers"]
 key_file = "/etc/mingled/other-key"
+metrics_file = "/var/lib/m.prom"
 log_level = "debug"
 """
 
@@ -46,6 +47,7 @@ def test_every_key_is_a_default_of_an_option(file: Path) -> None:
         "peers": ("gpu1", "head.lab.example"),
         "discovery": ("peers",),
         "key_file": "/etc/mingled/other-key",
+        "metrics_file": "/var/lib/m.prom",
         "log_level": "debug",
     }
     assert set(found) <= {parameter.name for parameter in command.params}

@@ -332,3 +332,43 @@ def test_a_loss_after_others_have_finished_is_no_reason_to_join_again(daemon: Fa
         assert daemon.leave().reason == "stopped: gpu3 was lost"
         assert waiting.end() == 88
     assert "stops CMD: others have finished" in waiting.err
+
+
+# ---------------------------------------------------------------- mingle cancel
+
+SENTENCE = f"job {JOB}: cancelled on gpu2 while it ran by ann on gpu1"
+
+
+@pytest.mark.parametrize("flags", [(), ("--on-lost", "ignore"), RESTART])
+def test_a_cancelled_job_stops_cmd(daemon: FakeDaemon, flags: tuple[str, ...]) -> None:
+    with start(daemon, *flags, cmd=ENDS_7) as waiting:
+        served, join = daemon.join(ready())
+        assert join.listens
+        waiting.until("ready 29501 1\n")
+        served.say(local.Failed(code="cancelled", sentence=SENTENCE, stop=True))
+        assert waiting.end() == 87
+    assert "TERM" in waiting.out
+    assert waiting.err.splitlines()[-2:] == [
+        f"{PREFIX}cancelled; stops CMD",
+        f"mingle-wait: {SENTENCE} (CMD ended with exit 7)",
+    ]
+
+
+def test_a_cancelled_cmd_that_does_not_end_is_killed(daemon: FakeDaemon) -> None:
+    with start(daemon, "--stop-grace", "0s", cmd=DEAF) as waiting:
+        served, _ = daemon.join(ready())
+        waiting.until("ready 29501 1\n")
+        served.say(local.Failed(code="cancelled", sentence=SENTENCE, stop=True))
+        assert waiting.end() == 87
+    assert waiting.err.endswith(f"{SENTENCE} (CMD was killed by SIGKILL)\n")
+
+
+def test_leave_stops_nothing(daemon: FakeDaemon) -> None:
+    with start(daemon, cmd="echo ready; read line; exit 0") as waiting:
+        served, _ = daemon.join(ready())
+        waiting.until("ready\n")
+        served.say(local.Failed(code="cancelled", sentence=f"job {JOB}: left on gpu2"))
+        waiting.until("unwatched from now")
+        waiting.say("")
+        daemon.leave()
+        assert waiting.end() == 0

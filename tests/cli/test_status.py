@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
-import sys
-from collections.abc import Callable
+import threading
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 
 import mingled
-from mingled.cli import mingle, status
+from mingled.cli import status, status_table, status_watch
 from mingled.core import local
 from mingled.core.codec import Decoder
 from mingled.core.words import Form
 from tests.core.samples import REPLIES
 
+from .fake_daemon import FakeDaemon
 from .running import JOB as ID
+from .saying import Say
 
 (REPORT,) = [reply for reply in REPLIES if isinstance(reply, local.Report)]
 (JOB,) = REPORT.jobs
 (SEAT,) = JOB.seats
-
-
-class Said(NamedTuple):
-    """What one `mingle` command said."""
-
-    code: object
-    out: str
-    err: str
-
-
-Say = Callable[[str], Said]
-
-
-@pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs `mingle WORDS` in this process."""
-
-    def run(words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["mingle", *words.split()])
-        code: object = 0
-        try:
-            mingle.main()
-        except SystemExit as end:
-            code = end.code
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 def told(say: Say) -> list[local.Report]:
@@ -159,7 +136,7 @@ def test_text_from_elsewhere_is_shown_as_it_is(say: Say, monkeypatch: pytest.Mon
     monkeypatch.setattr(status, "reports", lambda: [report])
     said = say("status").out
     assert all(line.isprintable() for line in said.split("\n"))
-    assert said.count(shown) == 15
+    assert said.count(shown) == 16
 
 
 @pytest.mark.parametrize(
@@ -183,7 +160,7 @@ def test_text_from_elsewhere_is_shown_as_it_is(say: Say, monkeypatch: pytest.Mon
     ],
 )
 def test_where_a_job_stands(changes: dict[str, object], line: str) -> None:
-    assert status._headline(msgspec.structs.replace(JOB, **changes)) == line
+    assert status_table.headline(msgspec.structs.replace(JOB, **changes)) == line
 
 
 @pytest.mark.parametrize(
@@ -192,3 +169,132 @@ def test_where_a_job_stands(changes: dict[str, object], line: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert status.duration(seconds) == text
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def painted(report: local.Report, columns: int, **options: Any) -> list[str]:
+    out = Console(file=io.StringIO(), width=columns, highlight=False, **options)
+    out.print(status_table.picture([report], columns))
+    assert isinstance(out.file, io.StringIO)
+    return [line.rstrip() for line in out.file.getvalue().splitlines()]
+
+
+def test_the_picture() -> None:
+    assert painted(REPORT, 100) == [
+        "gpu1  daemon 0.1.0, pid 4711, up 1h00m, link port 29400, its loop was up to 0.2 s late",
+        "  socket     /run/mingled/control.sock",
+        "  addresses  10.0.0.1",
+        "  discovery  mDNS: works",
+        "  security   no cluster key: a job's ID is its only secret, guessable (mingle key new)",
+        "",
+        "  job bert: round 1 runs for 12s, rank 0 is at 10.0.0.1:29512; 1/2 to 4 here; leader gpu1 "
+        "10.0.0.1;",
+        "  leading",
+        "    RANK  HOST  ADDRESS   STATE    SINCE  WHO",
+        "    0     gpu1  10.0.0.1  running  12s",
+        "    0     gpu1            waiting  1s     pid 4711 (ann), here",
+        "    auto  gpu2  10.0.0.2  waiting         ann",
+        "    missing: node ranks 2, 3",
+        "    gpu3: no answer",
+    ]
+
+
+def test_a_narrow_terminal_keeps_what_matters() -> None:
+    lines = painted(REPORT, 40)
+    assert all(len(line) <= 40 for line in lines)
+    assert "    RANK  HOST  ADDRESS   STATE" in lines
+    assert "    auto  gpu2  10.0.0.2  waiting" in lines
+
+
+def test_members_are_told_from_whom_they_are() -> None:
+    seat = msgspec.structs.replace(SEAT, state="released")
+    lines = painted(_with(seats=(seat,), missing=()), 100)
+    assert "    0     gpu1  10.0.0.1  running  12s    pid 4711 (ann), here" in lines
+    assert not any("missing" in line or "waiting" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"missing": (3,)}, "    missing: node rank 3"),
+        ({"missing": ()}, "    missing: 1 more, of any node rank"),
+        ({"missing": (), "here": 2}, None),
+    ],
+)
+def test_who_is_missing(changes: dict[str, Any], line: str | None) -> None:
+    lines = painted(_with(**changes), 100)
+    assert [x for x in lines if "missing" in x] == ([line] if line else [])
+
+
+def test_colour_is_for_terminals(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = local.RoundMember(rank=0, host="gpu1", address="10.0.0.1", nproc=1, state="lost")
+    (round_,) = JOB.rounds
+    report = _with(rounds=(msgspec.structs.replace(round_, members=(lost,)),))
+    assert any("\x1b[1;31mlost" in x for x in painted(report, 100, force_terminal=True))
+    monkeypatch.setattr(status, "reports", lambda: [report])
+    said = say("status")
+    assert "\x1b" not in said.out
+    assert "leader gpu1 10.0.0.1; leading\n" in said.out, "a pipe gets whole lines"
+
+
+def _with(**changes: Any) -> local.Report:
+    return msgspec.structs.replace(REPORT, jobs=(msgspec.structs.replace(JOB, **changes),))
+
+
+# ---------------------------------------------------------------- --watch
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, later, then changed, then gone: the daemon is asked so often."""
+    later = msgspec.structs.replace(_with(), up_s=3601.5)
+    seen = iter([[REPORT], [later], [_with(note="gpu3 has come")], []])
+    monkeypatch.setattr(status, "reports", lambda: next(seen))
+    monkeypatch.setattr(status_watch, "LOOK_S", 0.0)
+
+
+@pytest.mark.usefixtures("watched")
+def test_watching_as_json_tells_changes_alone(say: Say) -> None:
+    said = say("status --watch --json")
+    decoder: Decoder[list[local.Report]] = Decoder(list[local.Report], "status")
+    notes = [decoder.decode(x.encode())[0].jobs[0].note for x in said.out.splitlines()]
+    assert (said.code, notes) == (0, ["gpu3: no answer", "gpu3 has come"])
+    assert said.err == "mingle status: no daemon runs here any more\n"
+
+
+@pytest.mark.usefixtures("watched")
+def test_watching_in_a_pipe(say: Say) -> None:
+    said = say("status -w")
+    assert (said.out.count("job bert"), said.out.count("gpu3 has come")) == (2, 1)
+
+
+def test_the_end_of_a_watch_by_ctrl_c(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "reports", lambda: [REPORT])
+    monkeypatch.setattr(time, "sleep", interrupted)
+    assert say("status --watch").code == 130
+    assert say("status --watch --json").code == 130
+
+
+def test_a_named_daemon_that_ends_is_no_error(
+    daemon: FakeDaemon, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINGLE_SOCKET", str(daemon.path))
+    monkeypatch.setattr(status_watch, "LOOK_S", 0.0)
+
+    def serve() -> None:
+        with daemon.accept() as served:
+            served.request(local.Status)
+            served.say(REPORT)
+            daemon.end()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    said = say("status --watch --json")
+    thread.join()
+    assert (said.code, said.out.count("\n")) == (0, 1)
+    assert "no daemon runs here any more" in said.err

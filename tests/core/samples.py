@@ -84,6 +84,13 @@ CONFIG = config.Config(
     leader_link=("10.0.0.1", 29400),
 )
 
+CANCELLED = (
+    messages.NodeCancelled(
+        host="gpu1", address="10.0.0.1", node=NODE, ended=2, unheard=(4711,), kept=1
+    ),
+    messages.NodeCancelled(host="gpu3", address="10.0.0.3", flaw="no answer within 6 s"),
+)
+
 PEER: tuple[messages.Message, ...] = (
     messages.Join(
         label=LABEL,
@@ -159,6 +166,16 @@ PEER: tuple[messages.Message, ...] = (
     ),
     messages.Waiting(claim=CLAIM, round=1, count=2),
     messages.Passed(claim=CLAIM, round=1, newer=3),
+    messages.Cancel(
+        claim=CLAIM,
+        order=PROOF,
+        user="ann",
+        host="gpu2",
+        reason="the loss is NaN",
+        everyone=True,
+        patience_s=6.0,
+    ),
+    messages.Cancelled(claim=CLAIM, order=PROOF, nodes=CANCELLED),
     messages.Attach(label=LABEL, claim=CLAIM, round=1, node=CARD, members=(MEMBER,)),
     messages.Attached(
         claim=CLAIM, round=1, node=NODE, members=(MEMBER,), fates=("unwatched",), returning=(0,)
@@ -217,6 +234,7 @@ REQUESTS: tuple[local.Local, ...] = (
         subnets=("10.0.0.0/24",),
         software=SOFTWARE,
         require_same=("torch", "git"),
+        listens=True,
     ),
     local.Join(job=JOB, form=Form.PLAIN, rank=0, heartbeat_s=1.0),
     local.Reattach(
@@ -229,7 +247,10 @@ REQUESTS: tuple[local.Local, ...] = (
     local.Alive(),
     local.Finished(),
     local.Leave(job=JOB, participant=WHO, lost=True, reason="exit 1", closes=True),
+    local.Cancel(job=JOB, reason="the loss is NaN"),
     local.Adopt(token="t0ken", pid=4711),
+    local.Logs(job=JOB, after=17),
+    local.Metrics(),
     local.Status(),
 )
 
@@ -250,6 +271,7 @@ REPLIES: tuple[local.Local, ...] = (
     local.OpenStore(proof=PROOF, address="10.0.0.1"),
     local.Ready(participant=WHO, config=CONFIG, token="t0ken", found_s=0.25, waited_s=1.5),
     local.Failed(code="timeout", sentence="job bert: no rendezvous"),
+    local.Failed(code="cancelled", sentence="job bert: cancelled by ann on gpu2", stop=True),
     local.Gone(
         job=JOB,
         round=1,
@@ -263,6 +285,16 @@ REPLIES: tuple[local.Local, ...] = (
     ),
     local.Waiting(job=JOB, round=1, count=2),
     local.Done(count=2),
+    local.Cancelled(job=JOB, nodes=CANCELLED, elsewhere=("10.0.0.4",)),
+    local.Story(
+        job=JOB,
+        lines=(
+            local.StoryLine(
+                number=18, at_s=1_795_000_000.5, kind="state", text="idle --search--> searching"
+            ),
+        ),
+    ),
+    local.Measured(text="# EOF"),
     local.Report(
         release="0.1.0",
         host="gpu1",
@@ -274,6 +306,7 @@ REPLIES: tuple[local.Local, ...] = (
         addresses=("10.0.0.1",),
         discovery=("mDNS: works",),
         key_ids=("none",),
+        lag=local.Lag(minute_s=0.25, worst_s=1.5),
         up_s=3600.5,
         jobs=(
             local.Job(
@@ -314,6 +347,7 @@ REPLIES: tuple[local.Local, ...] = (
                         host="gpu2", rank=None, user="ann", address="10.0.0.2", port=29490
                     ),
                 ),
+                missing=(2, 3),
                 note="gpu3: no answer",
                 story=("idle --claim--> leading",),
             ),

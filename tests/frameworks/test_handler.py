@@ -264,6 +264,17 @@ def test_success_closes_the_run(daemon: FakeDaemon, play: Any, handler: Any) -> 
         handler.next_rendezvous()
 
 
+def test_a_cancelled_job_has_no_next_round(daemon: FakeDaemon, play: Any, handler: Any) -> None:
+    served = joined(daemon, play, handler)
+    sentence = f"job {JOB}: cancelled on gpu2 while it ran by ann on gpu1"
+    served.say(local.Failed(code="cancelled", sentence=sentence, stop=True))
+    while not handler.num_nodes_waiting():  # as the agent looks, before it stops its workers
+        pass
+    with pytest.raises(error("Closed"), match=sentence):
+        handler.next_rendezvous()
+    assert handler.shutdown(), "nothing is left to be told"
+
+
 def test_a_failure_is_a_loss_to_the_others(daemon: FakeDaemon, play: Any, handler: Any) -> None:
     joined(daemon, play, handler)
     playing = play(daemon.leave)

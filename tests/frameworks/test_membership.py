@@ -47,6 +47,16 @@ def test_a_member_joins_anew(daemon: FakeDaemon) -> None:
         assert "begins anew" in round_.membership.broken
 
 
+def test_a_cancel(daemon: FakeDaemon) -> None:
+    with Round(daemon) as round_:
+        sentence = f"job {JOB}: cancelled on gpu2 while it ran by ann on gpu1"
+        round_.served.say(local.Failed(code="cancelled", sentence=sentence, stop=True))
+        round_.until_said("the job was cancelled; its workers are stopped")
+        assert (round_.membership.waiting(), round_.membership.cancelled) == (1, sentence)
+        with pytest.raises(Lost, match="the job was cancelled"):
+            round_.membership.finish()
+
+
 @pytest.mark.parametrize("how", ["left", "finished", "unwatched"])
 def test_what_breaks_nothing(daemon: FakeDaemon, how: str) -> None:
     with Round(daemon) as round_:

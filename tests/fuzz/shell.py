@@ -69,6 +69,9 @@ REQUESTS: tuple[type[events.Event], ...] = (
     events.ReattachAsked,
     events.AdoptAsked,
     events.StatusAsked,
+    events.CancelAsked,
+    events.LogsAsked,
+    events.MetricsAsked,
 )
 
 OTHERS: tuple[type[events.Event], ...] = (
@@ -123,6 +126,7 @@ class Shell:
         self.labels: dict[int, Label] = {}  #: of links that were accepted
         self.closed_by_core: list[int] = []  #: what was received before may still be handed in
         self.requests: set[int] = set()  #: not answered yet
+        self.cancels: set[int] = set()  #: the same, of those that may take a while
         self.ready: set[ParticipantId] = set()
         self.failed: set[ParticipantId] = set()
         self._accepted = 0
@@ -281,7 +285,8 @@ class Shell:
             self.values.learn(self.values.participants, asked.participant)
         self._asked += 1
         event = self.values.struct(kind, request=self._asked, **fixed)
-        self.requests.add(self._asked)
+        # A cancel is answered once the other nodes have said what came of it.
+        (self.cancels if kind is events.CancelAsked else self.requests).add(self._asked)
         return event
 
     def _else(self) -> events.Event:
@@ -313,7 +318,7 @@ class Shell:
             case actions.Answer():
                 self._answered(action.request)
                 local.reply_decoder.decode(codec.encode(action.message))
-            case actions.Describe():
+            case actions.Describe() | actions.Recount() | actions.Measure():
                 self._answered(action.request)
             case actions.Seated():  # a new life, whatever it was told before
                 self.ready.discard(action.participant)
@@ -356,8 +361,10 @@ class Shell:
                 pass
 
     def _answered(self, request: int) -> None:
-        ensure(request in self.requests, f"request {request} is answered twice, or was never made")
+        known = self.requests | self.cancels
+        ensure(request in known, f"request {request} is answered twice, or was never made")
         self.requests.discard(request)
+        self.cancels.discard(request)
 
     def _forget(self, link: int) -> None:
         self.opening.pop(link, None)

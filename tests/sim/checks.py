@@ -19,6 +19,9 @@ GRACE_S = 40.0
 """A join may outlast its timeout while an outcome is open: PREPARE (6 s), silence (15 s), the
 search for the outcome (5 to 11 s), and what packet loss adds."""
 
+CANCEL_S = 8.5
+"""`Settings.cancel_s`, and the way of the last answer."""
+
 
 class Violation(AssertionError):
     """An invariant does not hold."""
@@ -43,6 +46,9 @@ class Checks:
         self._acked: set[tuple[str, Nonce]] = set()  #: (node, proof), arrived at the leader
         self._sent: set[tuple[str, str, int]] = set()
         self._waiting_since: dict[str, float] = {}
+        self._cancels: dict[
+            int, tuple[float, JobId, str]
+        ] = {}  #: by request: when, of what, by whom
         self.released = 0
 
     # ------------------------------------------------------------ evidence
@@ -104,6 +110,8 @@ class Checks:
             ensure(client.config is None or ended, f"{client}: fails after its release: {message}")
             ensure(client.failure is None, f"{client}: fails twice: {message.sentence}")
             ensure(client.join.job in message.sentence, f"no job named in {message.sentence!r}")
+            if message.stop:
+                self._cancelled(client)
         elif isinstance(message, local.Gone) and message.how == "lost":
             self._lost(client, message)
 
@@ -122,6 +130,65 @@ class Checks:
         elif message.reason.startswith("silent"):
             excused = self._world.harmed or self._world.air.loss > 0.3
             ensure(member.gone or excused, f"{client}: told a lie: {message}")
+
+    # ------------------------------------------------------------ cancels
+
+    def cancel_asked(self, daemon: Daemon, request: int, job: JobId, user: str) -> None:
+        self._cancels[request] = (self._world.clock.now, job, user)
+
+    def _cancelled(self, client: Client) -> None:
+        """Nobody is told of a cancel that nobody asked for, or of a stranger's."""
+        leads = {
+            self._world.clients[ParticipantId(c.members[0].participant)].holder.user
+            for c in self._rosters.values()
+            if c.job == client.join.job
+        }
+        askers = {user for _, job, user in self._cancels.values() if job == client.join.job}
+        # Where no round is sealed yet, rank 0's owner is whoever was first there.
+        allowed = {client.holder.user, "root"} | leads | {"ann"}
+        ensure(bool(askers & allowed), f"{client}: cancelled by {askers}, not by {allowed}")
+
+    def answered(self, daemon: Daemon, action: actions.Answer | actions.Describe) -> None:
+        """In time; and where a node is said to have obeyed, nobody is left who was there then."""
+        asked = self._cancels.get(action.request)
+        message = action.message if isinstance(action, actions.Answer) else None
+        if asked is None or not isinstance(message, local.Cancelled):
+            return
+        since, job, _ = asked
+        took_s = self._world.clock.now - since
+        ensure(took_s < CANCEL_S or self._world.harmed, f"a cancel took {took_s:g} s")
+        for node in message.nodes:
+            if node.host == "elsewhere":
+                continue
+            host = int(node.host.removeprefix("gpu")) - 1
+            there = self._world.daemons[host]
+            if node.flaw or node.kept or there.node != node.node or job not in there.core.jobs:
+                continue
+            for seat in there.core.jobs[job].seats.values():
+                late = seat.since > since + there.boot or seat.ending is not None
+                ensure(late, f"{node.host} has not ended {self._world.clients[seat.participant]}")
+
+    def confirmed(self, job: JobId, request: int) -> None:
+        """All was well when the job was cancelled: it is over everywhere, and that is said."""
+        answers = [a for a in self._world.answers if a.request == request]
+        nodes = [
+            node
+            for answer in answers
+            if isinstance(answer, actions.Answer) and isinstance(answer.message, local.Cancelled)
+            for node in answer.message.nodes
+        ]
+        ensure(bool(nodes), f"no answer to the cancel of {job}: {answers}")
+        if any(node.host == "elsewhere" for node in nodes):
+            return  # a plain job without rank 0, or two leaders, each with a round of its own
+        flaws = [node for node in nodes if node.flaw or node.kept]
+        air = self._world.air
+        if flaws and (air.loss or air.delay_s >= 0.3):
+            return  # an answer came late, after the peer's job was over: that is said
+        ensure(not flaws, f"{job} is whole, and these did not end: {flaws}")
+        for daemon in self._world.daemons:
+            known = daemon.core.jobs.get(job)
+            left = [self._world.clients[p] for p in known.seats] if known is not None else []
+            ensure(not left, f"gpu{daemon.host + 1} keeps {[str(c) for c in left]} of {job}")
 
     def let_go(self, participant: ParticipantId) -> None:
         pass

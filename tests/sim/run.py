@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from mingled.core import messages, words
-from tests.sim.checks import GRACE_S, ensure
+from tests.sim.checks import CANCEL_S, GRACE_S, ensure
 from tests.sim.scenario import EMPTY_S, FAULTS_END_S, LEASES_END_S, LIVENESS_S, Scenario
 
 
@@ -83,6 +83,11 @@ def _play(scenario: Scenario) -> None:
     world.clock.run_until(begun + LIVENESS_S + GRACE_S + 5.0)
     for client in expected:
         ensure(client.config is not None, f"once all is well, {client}: never released")
+    if scenario.cancels:
+        scenario.everybody_is_cancelled()
+        world.clock.run_until(world.clock.now + CANCEL_S)
+        for job, request in scenario.asked:
+            world.checks.confirmed(job, request)
     scenario.everybody_leaves()
     world.clock.run_until(world.clock.now + EMPTY_S)
     world.checks.empty()

@@ -67,11 +67,14 @@ class Scenario:
         self.jobs = [JobId(f"job-{k}") for k in range(rng.choice((1, 1, 2)))]
         self.shape = {job: rng.choice(SHAPES) for job in self.jobs}
         self.size = {job: rng.randint(1, self.hosts + 1) for job in self.jobs}
+        self.asked: list[tuple[JobId, int]] = []  #: jobs cancelled in the end, by which request
         self.fresh: list[Client] = []  #: of the last wave
         self._pids = 0
         # A source of its own, so that older seeds still play what they played.
         self._tastes = random.Random(f"software {seed}")
         self._keyring = random.Random(f"keys {seed}")
+        self._cancels = random.Random(f"cancels {seed}")
+        self.cancels = self._cancels.random() < 0.5  #: in the end, rather than everybody leaves
         self.choosy = self._tastes.choice((0.0, 0.0, 0.3))
 
     # ------------------------------------------------------------ clients
@@ -230,6 +233,9 @@ class Scenario:
         for _ in range(self.rng.choice((0, 1, 3, 8))):
             self.world.clock.at(self.rng.uniform(0, FAULTS_END_S), self.rng.choice(kinds))
         self._plan_keys()
+        for _ in range(self._cancels.choice((0, 0, 0, 1, 2))):
+            when = self._cancels.uniform(0.0, FAULTS_END_S)
+            self.world.clock.at(when, self._somebody_cancels)
 
     def _plan_keys(self) -> None:
         """Now and then a host has another key for a while, or all of them change theirs."""
@@ -448,6 +454,37 @@ class Scenario:
                 if c.config is not None and not any(isinstance(m, news) for m in c.heard)
             ]
         return uninformed
+
+    def _somebody_cancels(self) -> None:
+        """A job's owner, or an administrator, where somebody of it is; or somebody else."""
+        job = self._cancels.choice(self.jobs)
+        there = [
+            c
+            for c in self.world.clients.values()
+            if c.join.job == job
+            and not c.gone
+            and c.failure is None
+            and self.world.daemons[c.host].alive
+        ]
+        if not there:
+            return
+        client = self._cancels.choice(there)
+        holder = client.holder
+        uid, user = self._cancels.choice(
+            ((holder.uid, holder.user), (holder.uid, holder.user), (0, "root"), (1007, "eve"))
+        )
+        self.world.note(client.host, f"{user} cancels {job}")
+        self.world.cancel(client.host, job, uid, user)
+
+    def everybody_is_cancelled(self) -> None:
+        """Each job by its owner, from any of its hosts."""
+        for job in self.jobs:
+            there = [d for d in self.world.daemons if job in d.core.jobs and d.core.jobs[job].seats]
+            if there:
+                daemon = self._cancels.choice(there)
+                holder = next(iter(daemon.core.jobs[job].seats.values())).holder
+                request = self.world.cancel(daemon.host, job, holder.uid, holder.user)
+                self.asked.append((job, request))
 
     def everybody_leaves(self) -> None:
         for client in self.world.clients.values():

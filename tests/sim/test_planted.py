@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from mingled.core import claim, contest, desk, job, pursuit, seal
+from mingled.core.cancels import Cancels
 from mingled.core.claim import Session
 from mingled.core.config import Member
-from mingled.core.events import FrameReceived
+from mingled.core.events import CancelAsked, FrameReceived
 from mingled.core.held import Held
-from mingled.core.messages import Contest, Join, Message
+from mingled.core.messages import Cancel, Contest, Join, Message, NodeCancelled
 from mingled.core.paths import Paths
 from mingled.core.pursuit import Pursuit
 from mingled.core.rendezvous import Rendezvous
@@ -125,7 +126,7 @@ def test_deadline_left_in_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rounds_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rounds, "prune", lambda self, now: None)
-    assert "keeps jobs" in found(10)
+    found(10)  # jobs are kept, or a cancel finds no end
 
 
 def test_fault_41_claim_nonce_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +191,34 @@ def test_survivor_that_joins_again_is_forgotten(monkeypatch: pytest.MonkeyPatch)
 def test_members_are_not_told_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Held, "tell_waiting", lambda self, count, seats: None)
     found(60)
+
+
+def test_a_cancel_that_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cancels, "_pass_on", lambda self, order: None)
+    assert "keeps" in found(60)
+
+
+def test_a_cancel_that_is_obeyed_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Cancels._end_seats
+
+    def waiting_ones(self: Cancels, cancel: Cancel, now: float) -> NodeCancelled:
+        seats = self._job.seats
+        released = {p: s for p, s in seats.items() if not s.waiting}
+        for participant in released:
+            del seats[participant]
+        outcome = right(self, cancel, now)
+        seats.update(released)
+        return outcome
+
+    monkeypatch.setattr(Cancels, "_end_seats", waiting_ones)
+    assert "has not ended" in found(60)
+
+
+def test_a_strangers_cancel_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Cancels.asked
+
+    def as_root(self: Cancels, event: CancelAsked, now: float) -> None:
+        right(self, msgspec.structs.replace(event, uid=0), now)
+
+    monkeypatch.setattr(Cancels, "asked", as_root)
+    assert "cancelled by {'eve'}" in found(300)

@@ -215,10 +215,13 @@ class World:
                 self.checks.let_go(action.participant)
             case actions.Answer() | actions.Describe():
                 self.answers.append(action)
+                self.checks.answered(daemon, action)
             case actions.Doubt() | actions.Rehold() | actions.Seated():
                 pass
             case actions.PublishName() | actions.WithdrawName():
                 pass  # names decide nothing
+            case actions.Recount() | actions.Measure():
+                pass  # nor for these
             case actions.Introduce() | actions.TryPlaces() | actions.OpenTestPort():
                 pass  # nobody asks in here
             case actions.Advertise():
@@ -417,6 +420,16 @@ class World:
                 closes=closes,
             ),
         )
+
+    def cancel(self, host: int, job: JobId, uid: int, user: str) -> int:
+        """Somebody there ends the job. The number of the request, for its answer."""
+        self._requests += 1
+        self.checks.cancel_asked(self.daemons[host], self._requests, job, user)
+        self.deliver(
+            self.daemons[host],
+            events.CancelAsked(request=self._requests, job=job, uid=uid, user=user, reason=""),
+        )
+        return self._requests
 
     def addresses(self, host: int) -> None:
         """All that it has: told to the daemon there."""
