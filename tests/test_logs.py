@@ -42,7 +42,7 @@ def test_what_is_plain_stays_and_keeps_its_level() -> None:
     assert Harmless().format(record("%d of %s", 2, "ä")).endswith(" WARNING 2 of ä")
 
 
-def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+def test_fault_30_a_log_that_cannot_be_written_ends_nothing() -> None:
     script = (
         "import logging; from mingled import logs; logs.configure('INFO');"
         "log = logging.getLogger('asyncio');"
@@ -81,7 +81,7 @@ def test_lines_arrive_whole() -> None:
     assert lines.dropped == 0
 
 
-def test_a_full_pipe_drops_and_says_so_later() -> None:
+def test_fault_30_a_full_pipe_drops_and_says_so_later() -> None:
     reader, writer = os.pipe()
     log, lines = logger(writer)
     while not lines.dropped:  # it would block here for ever
@@ -96,7 +96,7 @@ def test_a_full_pipe_drops_and_says_so_later() -> None:
         os.close(fd)
 
 
-def test_a_closed_pipe_and_a_full_disk_drop() -> None:
+def test_fault_30_a_closed_pipe_and_a_full_disk_drop() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     log, lines = logger(writer)

@@ -37,7 +37,7 @@ RESERVED_SHARE = 8
 FEW = 4
 """A `mingle status`, a wait or two."""
 
-ACCEPTED_AT_ONCE_MAX = 64
+ACCEPTED_AT_ONCE_MAX = 16
 """Then the loop goes round: a thousand that knock must not keep a heartbeat waiting."""
 
 PAUSE_S = 1.0

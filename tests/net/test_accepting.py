@@ -58,7 +58,9 @@ async def test_all_who_knock_at_once_are_served(acceptors: MakeAcceptor) -> None
     assert await asyncio.gather(*(say(port, word) for word in words)) == words
 
 
-async def test_without_descriptors_they_are_turned_away(caplog: pytest.LogCaptureFixture) -> None:
+async def test_fault_31_without_descriptors_they_are_turned_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     at = Acceptor("a test", listen(0), echo)
     port: int = at._sock.getsockname()[1]
     assert await say(port, b"before\n") == b"before\n"
