@@ -21,6 +21,8 @@ from tests.fuzz.values import OWN_ADDRESSES, OWN_NODE, Values
 SETTINGS = Settings(
     seats_max=3,
     jobs_max=3,
+    jobs_per_user_max=2,
+    seats_per_user_max=4,
     links_unbound_max=4,
     adverts_per_label_max=3,
     adverts_max=6,
