@@ -19,7 +19,7 @@ NETWORKS = ("eth0", "eth1")
 
 
 def address_of(host: int, network: int) -> str:
-    return f"10.{network}.0.{host + 1}"
+    return f"10.{network}.{(host + 1) // 256}.{(host + 1) % 256}"
 
 
 def addresses_of(host: int, networks: int) -> tuple[Address, ...]:
@@ -34,7 +34,7 @@ def host_of(address: str) -> tuple[int, int] | None:
     parts = address.split(".")
     if len(parts) != 4 or parts[0] != "10":
         return None
-    return int(parts[3]) - 1, int(parts[1])
+    return 256 * int(parts[2]) + int(parts[3]) - 1, int(parts[1])
 
 
 class Clock:
