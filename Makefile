@@ -32,10 +32,10 @@ lint:  ## ruff, mypy, import rules
 	$(BIN)/lint-imports
 
 sim: SIM_SEEDS = 0..1999
-sim:  ## a long simulation (SIM_SEEDS=A..B), and one of 1,000 nodes
+sim:  ## a long simulation (SIM_SEEDS=A..B), and one of 300 nodes
 	@scripts/bootstrap --with dev
 	$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)
-	$(BIN)/python -m tests.sim --seeds 1..1 --nodes 1000
+	$(BIN)/python -m tests.sim --seeds 1..1 --nodes 300
 
 fuzz:  ## look for an input that TARGET=core does not survive, among RUNS=100000 (docs/fuzzing.md)
 	@scripts/bootstrap --with fuzz

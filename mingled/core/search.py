@@ -22,6 +22,7 @@ class Search:
         self._ctx = job.ctx
         self._window_end = 0.0
         self._asked = 0
+        self._turns = 0
         self._next_try_at = 0.0
         self._first_try_at: float | None = None
         self.ask_at = 0.0
@@ -64,11 +65,22 @@ class Search:
         may be ghosts, and as a leader we go on to look for them."""
         fresh_only = bool(self.tries) or self._may_lead(now)
         under_way = {advert.claim for advert in self.tries.values()}
-        for heard in self._ctx.book.of(*self._job.labels):
-            due = heard.retry_at <= now and not (fresh_only and heard.failures)
-            if due and heard.advert.claim not in under_way:
-                return heard.advert
-        return None
+        due = [
+            heard
+            for heard in self._ctx.book.of(*self._job.labels)
+            if heard.retry_at <= now
+            and not (fresh_only and heard.failures)
+            and heard.advert.claim not in under_way
+        ]
+        if not due:
+            return None
+        best = [
+            h for h in due if (h.failures, not h.vouched) == (due[0].failures, not due[0].vouched)
+        ]
+        # The smallest claim wins a conflict, so that all who try it first meet; but whoever forges
+        # claims can make small ones, so that each other time it is left to chance.
+        first = min(best, key=lambda h: h.advert.claim) if self._turns % 2 == 0 else best[0]
+        return first.advert
 
     def follow(self, advert: Advert, now: float) -> None:
         """Connect to the one that leads now: our leader said so, or we have yielded to it."""
@@ -79,6 +91,7 @@ class Search:
         if self._first_try_at is None:
             self._first_try_at = now
         self.tries[self._job.home.open(advert.label, advert.addresses, advert.port)] = advert
+        self._turns += 1
         self._next_try_at = now + self._ctx.settings.try_stagger_s
 
     def others(self, advert: Advert) -> bool:
