@@ -84,11 +84,6 @@ class Job:
         if self.claim is not None:
             self.claim.rekey()
 
-    def distrust(self) -> None:
-        """It is over here."""
-        for label in self.realms:
-            self.ctx.do(actions.Distrust(label=label))
-
     def to(self, trigger: Trigger) -> None:
         before, self.state = self.state, step(self.state, trigger)
         self.story.append(f"{before} --{trigger}--> {self.state}")

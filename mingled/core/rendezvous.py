@@ -78,6 +78,7 @@ class Rendezvous:
         self.story: list[tuple[JobId, actions.StoryKind, str]] = []
         self._unbound: dict[int, _Unbound] = {}
         self._ends: dict[int, tuple[Address, str]] = {}  #: of each link, ours and the other
+        self._leaving: dict[Label, float] = {}  #: realms of jobs that are over, and until when
         self._hails = Hails(self._ctx, lambda: self.jobs.values())
 
     @property
@@ -102,8 +103,9 @@ class Rendezvous:
         self._dispatch(event, now)
         for job in [j for j in self.jobs.values() if j.over]:
             job.watches.close()
-            job.distrust()
             del self.jobs[job.job]
+            for label in job.labels:
+                self._leaving[label] = now + self._ctx.settings.realm_kept_s
         self.story, self._ctx.story = self._ctx.story, []
         out, self._ctx.out = self._ctx.out, []
         for action in out:
@@ -115,6 +117,7 @@ class Rendezvous:
         """When to hand in `Ticked`, at the latest; None: not before the next event."""
         times = [job.deadline() for job in self.jobs.values()]
         times += [u.until for u in self._unbound.values()]
+        times += self._leaving.values()
         return min((t for t in times if t is not None), default=None)
 
     def _dispatch(self, event: Event, now: float) -> None:
@@ -491,6 +494,10 @@ class Rendezvous:
     # ------------------------------------------------------------ time
 
     def _tick(self, now: float) -> None:
+        for label in [label for label, until in self._leaving.items() if now >= until]:
+            del self._leaving[label]
+            if self._by_label(label) is None:
+                self._ctx.do(actions.Distrust(label=label))
         for link, unbound in list(self._unbound.items()):
             if now >= unbound.until:
                 del self._unbound[link]

@@ -115,6 +115,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hail_s: float = 20.0
     """... and one that only asks who is there, or for a test, after this."""
 
+    realm_kept_s: float = 10.0
+    """After a job is over here its others may still ask what became of us: a lost packet is on its
+    way, and with no answer they would believe that this daemon is gone."""
+
     port_first: int = 29_500
     """torch's own default port; a job's search for a free one starts at this plus a hash."""
 

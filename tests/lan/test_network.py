@@ -263,7 +263,7 @@ def test_a_node_behind_nat_is_named_on_both_sides(lan: MakeLan) -> None:
     first.until("1/2 here")
     second = wait(hidden, "bert", "--nnodes", "2", "--peers", leader.address)
     seen = f"gpu3 claims {hidden.addresses[1]}, we see {host.address}: behind NAT; Docker: "
-    first.until(seen, "gpu1 (10.77.0.1) cannot reach gpu3, TCP 10.77.0.2", times=1)
+    first.until(seen, "gpu1 (10.77.0.1) cannot reach gpu3, TCP 10.78.0.3", times=1)
     second.until(f"this node is {hidden.addresses[1]}, and gpu1 sees {host.address}: behind NAT")
     for running in (first, second):
         running.process.terminate()
