@@ -154,16 +154,17 @@ class Peers:
 
     async def close(self) -> None:
         """What was sent still goes out."""
-        if self._acceptor is not None:
-            self._acceptor.close()
-        for knock in self._knocks.values():
-            knock.task.cancel()
         for link in list(self._channels):
             self.close_link(link)
-        tasks = [*self._tasks.values(), *(knock.task for knock in self._knocks.values())]
+        # Until then it goes on to listen: a refusal would tell whoever asks that the daemon is
+        # gone, before the news that is on its way, perhaps lost and sent again, can say why.
+        last = list(self._tasks.values())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.gather(*last, return_exceptions=True)
+        if self._acceptor is not None:
+            self._acceptor.close()
+        tasks = [*self._tasks.values(), *(knock.task for knock in self._knocks.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
