@@ -184,10 +184,13 @@ class Watches:
                 watch.hints, watch.next_at = advert.addresses, now
                 self._due_by(self._due_of(watch))
         for watch in self._absent.values():
-            elsewhere = advert.port != watch.port and watch.hinted is None and not watch.strayed
-            if watch.probe is None and set(watch.addresses) & set(advert.addresses) and elsewhere:
-                watch.hinted, watch.next_at, watch.backoff = advert.port, now, 0
-                self._due_by(now)
+            if watch.probe is not None or not set(watch.addresses) & set(advert.addresses):
+                continue
+            # Anybody can name a port: each other time it is looked for where it was.
+            elsewhere = advert.port != watch.port and not watch.strayed
+            watch.hinted = advert.port if elsewhere else None
+            watch.next_at, watch.backoff = now, 0
+            self._due_by(now)
 
     def back(self, node: str, key: RoundKey) -> None:
         """For this round it is linked again."""
@@ -412,7 +415,6 @@ class Watches:
             self._failed(watch, now)
         elif now >= self._due_of(watch):
             places = tuple(dict.fromkeys(watch.addresses + watch.hints))[:ADDRESSES_MAX]
-            # Anybody can name a port: each other time it is looked for where it was.
             watch.strayed = watch.hinted is not None
             port, watch.hinted = watch.hinted or watch.port, None
             watch.probe = self._job.home.open(watch.label, places, port)
