@@ -6,6 +6,7 @@ and outlives the jobs. Each line belongs to one user, whom the job was then; nob
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -45,10 +46,15 @@ class _Story:
 
 
 class Chronicle:
-    """`wall_s` gives Unix time."""
+    """`wall_s` gives Unix time. `written` hears of each line, with a level of `logging`."""
 
-    def __init__(self, wall_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        wall_s: Callable[[], float] = time.time,
+        written: Callable[[JobId, int, str], None] = lambda job, level, text: None,
+    ) -> None:
         self._wall_s = wall_s
+        self._written = written
         self._stories: dict[JobId, _Story] = {}  #: the one that was told of last at the end
         self._seats: dict[ParticipantId, _Seat] = {}
         self._count = 0
@@ -93,12 +99,13 @@ class Chronicle:
     def changed(self, story: Iterable[tuple[JobId, actions.StoryKind, str]]) -> None:
         """What the core says that it has changed."""
         for job, kind, text in story:
-            self._add(job, kind, text)
+            self._add(job, kind, text, level=logging.DEBUG)
 
     def _told(self, participant: ParticipantId, message: local.Local) -> None:
         match message:
             case local.Notice():
-                self._of(participant, message.kind, message.sentence, named=False)
+                level = logging.WARNING if message.kind == "warning" else logging.INFO
+                self._of(participant, message.kind, message.sentence, named=False, level=level)
             case local.Ready():
                 self._of(participant, "ready", _ready(message.config, message.waited_s))
             case local.Failed():
@@ -106,17 +113,27 @@ class Chronicle:
             case local.Gone():
                 form = seat.form if (seat := self._seats.get(participant)) else Form.PROCESS
                 plain = f"{message.host}, rank {message.rank}, {message.how}: {message.reason}"
-                self._of(participant, "member", gone_line(message, form) or plain, named=False)
+                level = logging.WARNING if message.how in ("lost", "unwatched") else logging.INFO
+                line = gone_line(message, form) or plain
+                self._of(participant, "member", line, named=False, level=level)
             case _:
                 pass
 
     # ------------------------------------------------------------ what is kept
 
-    def _of(self, participant: ParticipantId, kind: Kind, text: str, *, named: bool = True) -> None:
+    def _of(
+        self,
+        participant: ParticipantId,
+        kind: Kind,
+        text: str,
+        *,
+        named: bool = True,
+        level: int = logging.INFO,
+    ) -> None:
         """`named`: it is about the participant; else of its job, and told to each of them."""
         seat = self._seats.get(participant)
         if seat is not None:
-            self._add(seat.job, kind, f"{seat.who}: {text}" if named else text)
+            self._add(seat.job, kind, f"{seat.who}: {text}" if named else text, level=level)
 
     def _open(self, job: JobId, uid: int) -> None:
         story = self._stories.pop(job, None) or _Story()
@@ -126,7 +143,15 @@ class Chronicle:
             del self._stories[next(j for j, s in self._stories.items() if s.uid == most)]
         self._stories[job] = story
 
-    def _add(self, job: JobId, kind: Kind, text: str, uid: int | None = None) -> None:
+    def _add(
+        self,
+        job: JobId,
+        kind: Kind,
+        text: str,
+        uid: int | None = None,
+        *,
+        level: int = logging.INFO,
+    ) -> None:
         """A line, unless it is the last one again. `uid`: only if that may change the job."""
         story = self._stories.get(job)
         if story is None or uid not in (None, 0, story.uid):
@@ -137,6 +162,7 @@ class Chronicle:
         self._count += 1
         line = local.StoryLine(number=self._count, at_s=self._wall_s(), kind=kind, text=text)
         story.lines.append((story.uid, line))
+        self._written(job, level, text)
 
 
 def _ready(config: Config, waited_s: float) -> str:

@@ -11,32 +11,27 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
-import msgspec
-
-from mingled import __version__, keys, metrics
+from mingled import __version__, metrics
 from mingled.chronicle import Chronicle
 from mingled.core import actions, events, local
-from mingled.core.datagrams import BROADCAST_PORT, Identity, printable_host
+from mingled.core.datagrams import Identity, printable_host
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.secrets import key_id_of
-from mingled.core.settings import Settings
-from mingled.core.words import NodeId
+from mingled.core.words import JobId, NodeId
 from mingled.edges import control, peers
 from mingled.edges.leases import Leases
 from mingled.edges.proof import Proofs
+from mingled.edges.systemd import Manager
 from mingled.edges.visits import Visits
 from mingled.errors import MingleError
 from mingled.ladder import Ladder
 from mingled.meters import Meters
 from mingled.metrics_file import MetricsFile
 from mingled.namespaces import network_namespace
+from mingled.options import Options, keyring
 from mingled.pulse import Pulse
 from mingled.surroundings import Surroundings
-
-LINK_PORT = 29_490
-"""Fixed, so that a firewall can be opened for it; beside torch's 29500 and out of its way."""
 
 LINGER_S = 2.0
 """A private daemon outlives its last lease by this, for a job that is started anew at once."""
@@ -50,24 +45,6 @@ TURN_S = 0.01
 log = logging.getLogger("mingled")
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How one daemon is to run."""
-
-    socket: Path
-    socket_mode: int = 0o666  #: SO_PEERCRED decides what each user may do
-    private: bool = False  #: one user's, for one job; ends with its last lease
-    link_port: int = LINK_PORT
-    key_file: Path | None = None  #: the cluster's keys; None: the job ID is the only secret
-    key_may_come: bool = False  #: ... until there is /etc/mingled/key
-    interfaces: tuple[str, ...] = ()  #: names or addresses allowed; empty: all
-    subnets: tuple[str, ...] = ()  #: ... in CIDR notation
-    peers: tuple[str, ...] = ()  #: hosts to ask, for every job
-    rungs: tuple[str, ...] = ("mdns", "broadcast", "peers")
-    broadcast_port: int = BROADCAST_PORT
-    metrics_file: Path | None = None  #: for node_exporter, every `metrics.EVERY_S`
-    settings: Settings = Settings()
-
-
 def clock() -> float:
     """Seconds since boot, suspend included: a lease must not outlive a night with the lid shut."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -76,8 +53,21 @@ def clock() -> float:
 class Daemon:
     """Owns the edges, performs what the core says, and hands it what comes of it."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        given: socket.socket | None = None,
+        manager: Manager | None = None,
+        reread: Callable[[], Options] | None = None,
+    ) -> None:
+        """`given`: a listening socket at `options.socket`, its maker's to remove. `manager`: who
+        started us. `reread`: the options as they are now, for SIGHUP, which else does nothing; it
+        raises `MingleError`."""
         self._options = options
+        self._given = given
+        self._manager = manager or Manager({})
+        self._reread = reread
         self._node = NodeId(os.urandom(16).hex())
         self._host = printable_host(socket.gethostname())
         self._started_at = clock()
@@ -87,7 +77,7 @@ class Daemon:
         self._linger: asyncio.TimerHandle | None = None
         self._metrics_file: MetricsFile | None = None
         self._meters = Meters()
-        self._chronicle = Chronicle()
+        self._chronicle = Chronicle(written=_written)
         self._stop = asyncio.Event()
         self._stop_reason = "told to"
 
@@ -98,10 +88,8 @@ class Daemon:
         `DaemonError` where the socket or the port cannot be had."""
         self._loop = asyncio.get_running_loop()
         options = self._options
-        # A daemon without a key is to have the machine's as soon as there is one.
-        awaited = options.key_file is None and options.key_may_come
-        self._keyring = keys.Keyring(keys.SYSTEM if awaited else options.key_file, may_come=awaited)
-        listener = control.Listener(options.socket, options.socket_mode)
+        self._keyring = keyring(options)
+        listener = control.Listener(options.socket, options.socket_mode, self._given)
         try:
             here = self._surroundings = Surroundings(
                 options.interfaces, options.subnets, self._moved
@@ -158,7 +146,10 @@ class Daemon:
             # What is imported stays: each full collection would look through all of it, 50 ms long.
             gc.collect()
             gc.freeze()
+            self._manager.ready()
             ready()
+            self._manager.beat(self._loop)
+            self._tell_status()
             if options.metrics_file is not None:
                 self._metrics_file = MetricsFile(options.metrics_file, self._metrics)
                 self._metrics_file.start()
@@ -176,6 +167,33 @@ class Daemon:
         if number is not signal.SIGHUP:  # a terminal that closes is no reason to end
             self._stop_reason = number.name
             self._stop.set()
+        elif self._reread is not None:
+            self._reload(self._reread)
+
+    def _reload(self, reread: Callable[[], Options]) -> None:
+        """The configuration as it is now; where it is wrong, the one before stays in force."""
+        self._manager.reloading()
+        try:
+            found = reread()
+            changes = self._options.changes(found)
+            ring = keyring(found) if "key_file" in changes.applied else self._keyring
+        except MingleError as error:
+            log.error("%s; the configuration of before stays in force", error)
+        else:
+            # Of the rest the old values stand, so that the next reload says so again.
+            self._options = self._options.with_changes(found)
+            logging.getLogger().setLevel(found.log_level.upper())
+            self._ladder.ask_peers(found.peers)
+            if ring is not self._keyring:
+                self._keyring = ring
+                self._use_keys()
+            log.info("configuration read again: %s", changes.sentence)
+        self._manager.ready()
+
+    def _tell_status(self) -> None:
+        jobs = len(self._core.jobs)
+        count = "no jobs" if not jobs else "1 job" if jobs == 1 else f"{jobs} jobs"
+        self._manager.status(f"{count}; link port {self._link_port}")
 
     async def _moved(self) -> None:
         """The machine's addresses are others now, or its interfaces are."""
@@ -196,6 +214,7 @@ class Daemon:
         self._stop.set()
 
     async def _close(self) -> None:
+        self._manager.stopping()
         log.info("stopping: %s", self._stop_reason)
         self.emit(events.Stopped(reason=self._stop_reason))
         while self._queue:
@@ -237,6 +256,7 @@ class Daemon:
             if self._queue:
                 self._loop.call_soon(self._drain)
             self._arm()
+            self._tell_status()
 
     def _take(self, event: events.Event) -> None:
         if isinstance(event, events.JoinAsked | events.ReattachAsked):
@@ -256,7 +276,7 @@ class Daemon:
 
     def _look_for_keys(self) -> None:
         """Somebody who waits here may be looked for by others under a key that is new there."""
-        if self._keyring.path is not None and not self._stop.is_set():
+        if not self._stop.is_set():  # a reload may bring a file
             self._refresh_keys()
             self._loop.call_later(KEYS_EVERY_S, self._look_for_keys)
 
@@ -268,9 +288,12 @@ class Daemon:
             log.warning("%s; the keys of before stay in force", error)
             return
         if changed:
-            log.info("cluster keys, the one to present first: %s", ", ".join(self._key_ids))
-            self._take(events.KeysChanged(keys=self._keyring.keys))
-            self._ladder.introduce_as(self._identity())
+            self._use_keys()
+
+    def _use_keys(self) -> None:
+        log.info("cluster keys, the one to present first: %s", ", ".join(self._key_ids))
+        self._take(events.KeysChanged(keys=self._keyring.keys))
+        self._ladder.introduce_as(self._identity())
 
     def _identity(self) -> Identity:
         return Identity(
@@ -397,3 +420,8 @@ class Daemon:
                 self._core, self._peers, self._control, self._leases, self._proofs, self._ladder
             ),
         )
+
+
+def _written(job: JobId, level: int, text: str) -> None:
+    """A job's story is in the log as well, with the job as a field where the log has fields."""
+    log.log(level, "job %s: %s", job, text.removeprefix(f"job {job}: "), extra={"job": job})

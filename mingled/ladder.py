@@ -74,6 +74,12 @@ class Ladder:
         if self._mdns is not None:
             self._mdns.introduce_as(identity)
 
+    def ask_peers(self, peers: Sequence[str]) -> None:
+        """From now on these are asked for every job, in place of those before."""
+        for rung in self._rungs:
+            if isinstance(rung, Unicast):
+                rung.ask_peers(peers)
+
     def name(self, action: actions.PublishName | actions.WithdrawName) -> None:
         """Names are multicast DNS's alone."""
         if self._mdns is not None:

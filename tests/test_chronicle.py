@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
 
 from mingled.chronicle import JOBS_MAX, LINES_MAX, Chronicle
 from mingled.core import actions, events, local
+from mingled.core.messages import Fate
 from mingled.core.words import Form, JobId, ParticipantId
 from tests.core import samples
 
@@ -119,3 +121,33 @@ def test_one_user_cannot_push_out_anothers(telling: Telling) -> None:
 def test_nobody_knows_of_a_job_that_was_not_here(telling: Telling) -> None:
     telling.chronicle.changed([(JOB, "note", "a watch over others")])
     assert telling.texts(uid=0) == []
+
+
+def test_each_line_is_written_once_with_a_level() -> None:
+    written: list[tuple[str, int, str]] = []
+    telling = Telling()
+    telling.chronicle = Chronicle(lambda: 1.0, lambda *line: written.append(line))
+    who, other = telling.joins(), telling.joins()
+    written.clear()
+    telling.chronicle.changed([(JOB, "state", "idle --search--> searching")])
+    gone: dict[str, Any] = {"job": "bert", "round": 1, "rank": 1, "host": "gpu2", "address": "a"}
+    news: tuple[tuple[Fate, str], ...] = (
+        ("lost", "silent"),
+        ("running", "it is back"),
+        ("unwatched", "hung up"),
+    )
+    for how, reason in news:
+        for each in (who, other):
+            telling.tells(each, local.Gone(how=how, reason=reason, **gone))
+    telling.tells(who, local.Notice(kind="warning", sentence="mind the gap"))
+    telling.tells(who, local.Failed(code="timeout", sentence="job bert: too late"))
+    assert {job for job, _, _ in written} == {JOB}
+    assert [level for _, level, _ in written] == [
+        logging.DEBUG,
+        logging.WARNING,
+        logging.INFO,
+        logging.WARNING,
+        logging.WARNING,
+        logging.INFO,
+    ]
+    assert [text for _, _, text in written] == [text for _, text in telling.texts()[-6:]]

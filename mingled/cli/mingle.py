@@ -27,6 +27,7 @@ _COMMANDS = {
     "neighbors": ("mingled.cli.neighbors", "command"),
     "nodes": ("mingled.cli.nodes", "command"),
     "ping": ("mingled.cli.ping", "command"),
+    "service": ("mingled.cli.service", "command"),
     "status": ("mingled.cli.status", "status"),
     "wait": ("mingled.cli.wait", "command"),
 }

@@ -7,15 +7,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 from click.core import ParameterSource
 
 from mingled import __version__
 from mingled.cli import configuration
-from mingled.core.peers import check_peers, listed
-from mingled.errors import MingleError
+from mingled.core.peers import check_peers, check_subnets, listed
+from mingled.errors import BadInput, MingleError
 from mingled.wording import clean
+
+if TYPE_CHECKING:
+    from mingled.options import Options
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,53 +105,35 @@ from mingled.wording import clean
     default="info",
     show_default=True,
 )
+@click.option(
+    "--check", is_flag=True, help="Read the configuration, say what is wrong with it, and end."
+)
 @click.option("--private", is_flag=True, hidden=True)
 @click.option("--daemonize", is_flag=True, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 def command(
-    socket_path: Path,
-    link_port: int | None,
-    interfaces: tuple[str, ...],
-    subnets: tuple[str, ...],
-    peers: tuple[str, ...],
-    discovery: tuple[str, ...],
-    broadcast_port: int,
-    key_file: str | None,
-    metrics_file: Path | None,
     log_level: str,
+    check: bool,
     private: bool,
     daemonize: bool,
     ready_fd: int | None,
+    **_other: Any,
 ) -> None:
     """Advertise and browse jobs on this machine's networks, for every user on it.
 
     Needs no configuration. Stop it with Ctrl-C or SIGTERM: jobs that run go on, whoever waits is
-    told.
+    told. SIGHUP has it read its configuration again.
     """
     if daemonize and os.fork():
         os._exit(0)  # the client goes on once `ready_fd` speaks
 
     import asyncio
 
-    from mingled import logs
-    from mingled.daemon import LINK_PORT, Daemon, Options
+    from mingled.daemon import Daemon
+    from mingled.edges import systemd
 
-    logs.configure(log_level.upper())
+    _log(log_level)
     _raise_descriptors()
-    options = Options(
-        socket=socket_path,
-        socket_mode=0o600 if private else 0o666,
-        private=private,
-        link_port=link_port or LINK_PORT,
-        interfaces=listed(interfaces),
-        subnets=listed(subnets),
-        peers=listed(peers),
-        rungs=listed(discovery) or configuration.RUNGS,
-        broadcast_port=broadcast_port,
-        key_file=_key_file(key_file, private=private),
-        key_may_come=not key_file,
-        metrics_file=None if private else metrics_file,  # many would write one file
-    )
 
     def ready() -> None:
         if ready_fd is not None:
@@ -154,18 +141,92 @@ def command(
 
     ctx = click.get_current_context()
     try:
-        _refuse_empty(ctx)
-        configuration.check_rungs(options.rungs)
-        check_peers(options.peers)
-        if not private:
-            _make_folder(socket_path.parent)
-        asyncio.run(Daemon(options).run(ready))
+        options = _options(ctx)
+        if check:
+            _check(options)
+            return
+        given = None if private else systemd.take_socket()
+        if given is not None:
+            options = msgspec.structs.replace(options, socket=systemd.path_of(given))
+        elif not private:
+            _make_folder(options.socket.parent)
+        daemon = Daemon(
+            options,
+            given=given,
+            manager=None if private else systemd.Manager(),
+            reread=None if private else lambda: _reread(options),
+        )
+        asyncio.run(daemon.run(ready))
     except MingleError as error:
         sentence = _with_origin(ctx, str(error))
         if ready_fd is not None:
             _say(ready_fd, sentence)
         click.echo(f"mingled: {clean(sentence)}", err=True)
         raise SystemExit(error.exit_code) from None
+
+
+def _options(ctx: click.Context) -> Options:
+    """Of what was given, in the environment and in the file. Raises `BadInput`."""
+    from mingled.options import LINK_PORT, Options
+
+    given = ctx.params
+    _refuse_empty(ctx)
+    options = Options(
+        socket=given["socket_path"],
+        socket_mode=0o600 if given["private"] else 0o666,
+        private=given["private"],
+        link_port=given["link_port"] or LINK_PORT,
+        interfaces=listed(given["interfaces"]),
+        subnets=listed(given["subnets"]),
+        peers=listed(given["peers"]),
+        rungs=listed(given["discovery"]) or configuration.RUNGS,
+        broadcast_port=given["broadcast_port"],
+        key_file=_key_file(given["key_file"], private=given["private"]),
+        key_may_come=not given["key_file"],
+        # Of private ones many would write one file.
+        metrics_file=None if given["private"] else given["metrics_file"],
+        log_level=given["log_level"],
+    )
+    configuration.check_rungs(options.rungs)
+    check_peers(options.peers)
+    check_subnets(options.subnets)
+    return options
+
+
+def _reread(before: Options) -> Options:
+    """The same command line with the file as it is now. Raises `BadInput`."""
+    words = sys.argv[1:]
+    try:
+        with command.make_context("mingled", list(words)) as ctx:
+            try:
+                found = _options(ctx)
+            except MingleError as error:
+                raise type(error)(_with_origin(ctx, str(error))) from None
+    except click.ClickException as error:
+        raise BadInput(_said_by(error)) from None
+    # The service manager's socket is where it is, whatever the file says.
+    return msgspec.structs.replace(found, socket=before.socket)
+
+
+def _check(options: Options) -> None:
+    from mingled import keys
+
+    keys.load(options.key_file)
+    click.echo("mingled: the configuration is good", err=True)
+
+
+def _log(level: str) -> None:
+    """To the journal with levels and fields where stderr goes there; else lines on stderr."""
+    import faulthandler
+
+    from mingled import journal, logs
+
+    if journal.connected():
+        # The watchdog's SIGABRT leaves in the journal where the loop was stuck.
+        faulthandler.enable()
+        journal.configure(level.upper())
+    else:
+        logs.configure(level.upper())
 
 
 def _key_file(given: str | None, *, private: bool) -> Path | None:
@@ -246,7 +307,7 @@ def _raise_descriptors() -> None:
     import resource
 
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # also where the unit's filter forbids it
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

@@ -10,9 +10,9 @@ import msgspec
 from mingled.core import local
 from mingled.core.messages import PLACES_MAX, Place
 from mingled.core.words import JobId, Label
-from mingled.daemon import LINK_PORT
 from mingled.doctor.realms import labels_of
 from mingled.doctor.visit import AT_ONCE, Unreached, Visit, hail
+from mingled.options import LINK_PORT
 
 NODES_MAX = 32
 """All pairs of so many are tried, 2,000 connections; of a larger job its first nodes."""

@@ -12,9 +12,9 @@ import msgspec
 from mingled.core import local
 from mingled.core.datagrams import BROADCAST_PORT
 from mingled.core.settings import Settings
-from mingled.daemon import LINK_PORT
 from mingled.doctor.gather_here import MDNS_PORT
 from mingled.net.listening import ephemeral_ports
+from mingled.options import LINK_PORT
 
 PRIVATE_PORTS = 8
 """Link ports of private daemons (one for each job of each user, where no system daemon runs): they

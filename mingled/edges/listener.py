@@ -25,25 +25,26 @@ _PAUSE_S = 0.05
 class Listener:
     """The bound socket, and the lock that makes it ours."""
 
-    def __init__(self, path: Path, mode: int) -> None:
+    def __init__(self, path: Path, mode: int, given: socket.socket | None = None) -> None:
         """Listen at `path`. asyncio's own server silently replaces a live daemon's socket, so a
         lock is taken first, and a socket file is only removed by whoever holds it and finds that
-        nobody listens there: the lock's file may have been removed by hand. Raises
-        `DaemonError`."""
+        nobody listens there: the lock's file may have been removed by hand. `given`: a socket that
+        listens there already, and outlives us. Raises `DaemonError`."""
         self.path = path
+        self._stays = given is not None
         self._lock_path = path.with_name(path.name + ".lock")
-        self._lock = _lock(self._lock_path, path)
+        self._lock = _lock(self._lock_path, path, given=self._stays)
         try:
-            self.sock = _listen(path, mode)
+            self.sock = given or _listen(path, mode)
             self._bound = _identity(path)
         except BaseException:
             locks.release(self._lock, self._lock_path)
             raise
 
     def close(self) -> None:
-        """Leave no file; not another daemon's either."""
+        """Leave no file; not another daemon's either, nor the service manager's."""
         with contextlib.suppress(OSError):
-            if _identity(self.path) == self._bound:
+            if not self._stays and _identity(self.path) == self._bound:
                 self.path.unlink()
         locks.release(self._lock, self._lock_path)
 
@@ -54,13 +55,14 @@ def _identity(path: Path) -> tuple[int, int, int]:
     return info.st_dev, info.st_ino, info.st_mtime_ns
 
 
-def _lock(lock_path: Path, path: Path) -> int:
+def _lock(lock_path: Path, path: Path, *, given: bool) -> int:
+    """`given`: that somebody listens says nothing of a daemon."""
     until = time.monotonic() + ENDING_S
     while True:
         try:
             return locks.acquire(lock_path, wait=False)
         except BlockingIOError:
-            if _listens(path) or time.monotonic() >= until:
+            if (_listens(path) and not given) or time.monotonic() >= until:
                 raise _served(path) from None
         except OSError as error:
             raise DaemonError(
@@ -94,7 +96,13 @@ def _listen(path: Path, mode: int) -> socket.socket:
             raise DaemonError(f"{path} is there and is no socket; remove it or choose another path")
         if _listens(path):
             raise _served(path)
-        path.unlink()
+        try:
+            path.unlink()
+        except PermissionError:
+            raise DaemonError(
+                f"{path} is a socket that nobody serves, and you may not remove it; let its owner "
+                "do so, or give --socket another path"
+            ) from None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o777 & ~mode)
     try:

@@ -129,6 +129,12 @@ class Unicast:
     async def readdress(self, addresses: Sequence[Address]) -> None:
         """The core advertises anew what has changed."""
 
+    def ask_peers(self, peers: Sequence[str]) -> None:
+        """From now on these are asked for every job; what was known of the others is forgotten."""
+        for gone in set(self._peers) - set(peers):
+            self._found.pop(gone, None)
+        self._peers = tuple(peers)
+
     # ------------------------------------------------------------ actions
 
     def advertise(self, advert: Advert, peers: Sequence[str] = ()) -> None:

@@ -1,0 +1,180 @@
+"""`mingle service` and the units that it installs. tests/machines runs them on booted machines."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mingled
+from mingled.cli import service, trusted
+from mingled.errors import BadInput
+from tests.lan.conftest import absent
+
+from .running import BIN, Running
+
+REPOSITORY = Path(__file__).parents[2]
+EXPOSURE_MAX = 1.5
+
+
+def test_the_package_has_what_stands_in_the_repository() -> None:
+    for name in service.FILES:
+        text = service.text_of(name, Path("/opt/mingled/bin"))
+        assert text == (REPOSITORY / "systemd" / name).read_text()
+    assert {path.name for path in (REPOSITORY / "systemd").iterdir()} == {*service.FILES}
+
+
+def test_a_wheel_carries_the_units(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "mingled", source / "mingled", symlinks=True, ignore=ignored)
+    shutil.copytree(REPOSITORY / "systemd", source / "systemd")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    words = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*words, "--quiet", "--wheel-dir", tmp_path, source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "No module named 'setuptools'" in done.stderr:
+        absent("setuptools is not installed")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        for name in service.FILES:
+            content = packed.read(f"mingled/units/{name}").decode()
+            assert content == (REPOSITORY / "systemd" / name).read_text()
+
+
+def test_every_path_of_an_installation_is_filled_in() -> None:
+    for name in service.FILES:
+        text = service.text_of(name, Path("/srv/m/bin"))
+        assert "/opt/mingled" not in text
+        if name.endswith(".service"):
+            assert "ExecStart=/srv/m/bin/mingled" in text
+
+
+# ---------------------------------------------------------------- as systemd sees them
+
+
+def analyze(*words: str | Path) -> str:
+    if shutil.which("systemd-analyze") is None:
+        absent("The command `systemd-analyze` is missing: install it with `apt install systemd`.")
+    done = subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout + done.stderr
+
+
+def test_the_hardening_score() -> None:
+    said = analyze("security", "--offline=true", REPOSITORY / "systemd/mingled.service")
+    found = re.search(r"Overall exposure level for mingled\.service: ([0-9.]+)", said)
+    assert found is not None, said
+    assert float(found[1]) <= EXPOSURE_MAX, said
+
+
+@pytest.mark.parametrize("name", ["mingled.service", "mingled.socket", "mingled-user.service"])
+def test_systemd_understands_each_line(tmp_path: Path, name: str) -> None:
+    for other in service.FILES:
+        text = service.text_of(other, BIN)
+        (tmp_path / other).write_text(text.replace("man:mingled(1)", "https://mingled.example"))
+    said = analyze("verify", "--man=no", tmp_path / name)
+    assert name not in said, said
+
+
+# ---------------------------------------------------------------- whose code it is
+
+
+@pytest.fixture
+def safe() -> Iterator[Path]:
+    """A folder that only root can change, as pytest's own below /tmp is not."""
+    if os.geteuid() != 0:
+        pytest.skip("only root has such folders")
+    folder = Path(f"/var/lib/mingled-test-{os.getpid()}")
+    folder.mkdir(mode=0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_what_only_root_can_change_may_run(safe: Path) -> None:
+    (safe / "bin").mkdir()
+    (safe / "bin/real").touch(mode=0o755)
+    (safe / "bin/mingled").symlink_to("real")
+    trusted.check([safe / "bin/mingled"])
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("folder for all", "/bin on HOST can be written by everybody"),
+        ("folder for a group", "/bin on HOST can be written by group 12345"),
+        ("file for all", "/bin/real on HOST can be written by everybody"),
+        ("file of a user", "/bin/real on HOST belongs to uid 54321, who could change what runs"),
+        ("link of a user", "/bin/mingled on HOST belongs to uid 54321"),
+        ("link to a home", "/home on HOST lies below a home"),
+        ("nothing there", "/bin/real on HOST No such file or directory"),
+    ],
+)
+def test_what_others_can_change_may_not(safe: Path, what: str, says: str) -> None:
+    folder, real, link = safe / "bin", safe / "bin/real", safe / "bin/mingled"
+    folder.mkdir()
+    real.touch(mode=0o755)
+    link.symlink_to("real")
+    match what:
+        case "folder for all":
+            folder.chmod(0o1777)
+        case "folder for a group":
+            os.chown(folder, 0, 12_345)
+            folder.chmod(0o775)
+        case "file for all":
+            real.chmod(0o757)
+        case "file of a user":
+            os.chown(real, 54_321, 0)
+        case "link of a user":
+            os.lchown(link, 54_321, 0)
+        case "link to a home":
+            link.unlink()
+            link.symlink_to("/home/somebody/mingled")
+        case "nothing there":
+            real.unlink()
+    with pytest.raises(BadInput) as error:
+        trusted.check([link])
+    assert says.replace("HOST", socket.gethostname()) in str(error.value)
+    assert "sudo python3 -m venv /opt/mingled" in str(error.value)
+
+
+def test_everything_below_the_package_counts(safe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = safe / "mingled"
+    (package / "core").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "core/claim.py").touch()
+    (package / "core/claim.py").chmod(0o646)
+    monkeypatch.setattr(mingled, "__file__", str(package / "__init__.py"))
+    with pytest.raises(BadInput, match=r"core/claim\.py on .* can be written by everybody"):
+        trusted.check([package])
+
+
+# ---------------------------------------------------------------- where it cannot be
+
+
+@pytest.mark.parametrize("what", ["install", "uninstall", "status"])
+def test_without_systemd_it_is_one_sentence_and_an_exit_code(what: str) -> None:
+    if Path("/run/systemd/system").is_dir():
+        pytest.skip("systemd runs here")
+    with Running(BIN / "mingle", "service", what) as running:
+        assert running.end() == 80
+    assert running.out == ""
+    assert running.err == (
+        f"mingle: systemd does not run on {socket.gethostname()}: have your service manager run "
+        f"{BIN / 'mingled'} as a user of its own, or leave it to mingle-wait, which starts a "
+        "private daemon\n"
+    )
