@@ -21,7 +21,7 @@ test:  ## all tests (ARGS="-k name" goes to pytest); what a machine lacks skips,
 	$(BIN)/pytest $(ARGS)
 
 check: lint  ## linters, unit tests, a short simulation: under two minutes
-	$(BIN)/pytest -q -m "not lan and not torch and not daemon" $(ARGS)
+	$(BIN)/pytest -q -m "not lan and not torch and not daemon and not machines" $(ARGS)
 	$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)
 
 lint:  ## ruff, mypy, import rules

@@ -31,6 +31,8 @@ FILES = {
 
 UNITS = ("mingled.socket", "mingled.service")
 
+RUNS = ("active", "reloading")
+
 WRITTEN_FOR = "/opt/mingled/bin/"
 """The programs' folder in the units as they are packed."""
 
@@ -156,7 +158,7 @@ def status(as_json: bool) -> None:
             f"mingled is no service on {found.host}; sudo {Path(sys.prefix, 'bin', 'mingle')} "
             "service install"
         )
-    if service.state not in ("active", "reloading"):
+    if service.state not in RUNS:
         raise DaemonError(
             f"the service mingled on {found.host} is {service.state} ({service.result}); see "
             "journalctl -u mingled, then sudo systemctl start mingled"
@@ -215,8 +217,11 @@ def _number(text: str | None) -> int:
 
 
 def running_release() -> str:
-    """Of the daemon at the system's socket; empty: nobody answers there."""
-    # Of this machine's service, whatever MINGLE_SOCKET says of other daemons.
+    """Of the service's daemon; empty: it does not run. Asking is no reason to start it, as any
+    connection to its socket is."""
+    if unit("mingled.service").state not in RUNS:
+        return ""
+    # At the system's socket, whatever MINGLE_SOCKET says of other daemons.
     try:
         answer = client.ask(client.connect(client.SYSTEM_SOCKET), local.Status())
     except MingleError:

@@ -37,11 +37,12 @@ def check(places: Iterable[Path]) -> None:
     that are ours (a virtual environment, the package). Raises `BadInput` naming what is wrong."""
     homes = _homes()
     for place in places:
-        for step in _steps(place):
+        for way in _ways(place):
             for home in homes:
-                if step == home or home in step.parents:
-                    raise _bad(step, f"lies below a home ({home}), which the unit cannot see")
-            _check_one(step)
+                if home in (way, *way.parents):
+                    raise _bad(way, f"lies below a home ({home}), which the unit cannot see")
+            for step in (*reversed(way.parents), way):
+                _check_one(step)
     ours = {Path(mingled.__file__).parent}
     if sys.prefix != sys.base_prefix:
         ours.add(Path(sys.prefix))
@@ -65,20 +66,19 @@ def _check_one(path: Path) -> None:
         raise _bad(path, f"can be written by group {about.st_gid}")
 
 
-def _steps(place: Path) -> Iterator[Path]:
-    """Every folder, link and file that a lookup of `place` passes."""
+def _ways(place: Path) -> Iterator[Path]:
+    """The paths that a lookup of `place` takes: itself, and where each link on the way leads."""
     seen: set[Path] = set()
     left = [place]
     while left:
         path = Path(os.path.abspath(left.pop()))
-        for step in (*reversed(path.parents), path):
-            if step in seen:
-                continue
-            seen.add(step)
-            yield step
+        if path in seen:
+            continue
+        seen.add(path)
+        yield path
+        for step in (path, *path.parents):
             if step.is_symlink():
-                left.append(step.parent / os.readlink(step))
-                left.append(step.resolve())
+                left += [step.parent / os.readlink(step), step.resolve()]
 
 
 def _below(top: Path) -> Iterator[Path]:

@@ -120,7 +120,7 @@ def test_what_only_root_can_change_may_run(safe: Path) -> None:
         ("file for all", "/bin/real on HOST can be written by everybody"),
         ("file of a user", "/bin/real on HOST belongs to uid 54321, who could change what runs"),
         ("link of a user", "/bin/mingled on HOST belongs to uid 54321"),
-        ("link to a home", "/home on HOST lies below a home"),
+        ("link to a home", "/home/somebody/mingled on HOST lies below a home (/home)"),
         ("nothing there", "/bin/real on HOST No such file or directory"),
     ],
 )

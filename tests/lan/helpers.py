@@ -71,7 +71,7 @@ def variables(text: str) -> dict[str, str]:
 class Running:
     """A process on a node whose lines are read as they come."""
 
-    def __init__(self, process: Process, name: str) -> None:
+    def __init__(self, process: Process | subprocess.Popen[str], name: str) -> None:
         self.process = process
         self._name = name
         self._said = {"out": "", "err": ""}
