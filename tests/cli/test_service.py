@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import socket
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ import pytest
 import mingled
 from mingled.cli import service, trusted
 from mingled.errors import BadInput
+from tests import wheels
 from tests.lan.conftest import absent
 
 from .running import BIN, Running
@@ -33,24 +34,9 @@ def test_the_package_has_what_stands_in_the_repository() -> None:
 
 
 def test_a_wheel_carries_the_units(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(REPOSITORY / "mingled", source / "mingled", symlinks=True, ignore=ignored)
-    shutil.copytree(REPOSITORY / "systemd", source / "systemd")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    words = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run(
-        [*words, "--quiet", "--wheel-dir", tmp_path, source],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "No module named 'setuptools'" in done.stderr:
+    if importlib.util.find_spec("setuptools") is None:
         absent("setuptools is not installed")
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as packed:
+    with zipfile.ZipFile(wheels.build(tmp_path)) as packed:
         for name in service.FILES:
             content = packed.read(f"mingled/units/{name}").decode()
             assert content == (REPOSITORY / "systemd" / name).read_text()

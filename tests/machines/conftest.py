@@ -3,9 +3,7 @@ installed on each as an administrator does, and an ordinary user runs jobs."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import pytest
 
 from mingled import __version__
 from tests.lan.conftest import absent
+from tests.wheels import build
 
-from .image import REPOSITORY, VENV, forbidden, image, lacking
+from .image import VENV, forbidden, image, lacking
 from .machine import Machine, Site
 
 MACHINES = 3
@@ -33,28 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a wheel of each release."""
+    if importlib.util.find_spec("setuptools") is None:
+        absent("setuptools is not installed")
     folder = tmp_path_factory.mktemp("wheels")
     for release in (INSTALLED, UPGRADE):
-        source = tmp_path_factory.mktemp("source")
-        for name in ("mingled", "systemd"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=ignored)
-        for name in ("README.md", "LICENSE"):
-            shutil.copy(REPOSITORY / name, source)
-        for name in ("pyproject.toml", "mingled/__init__.py"):
-            text = (REPOSITORY / name).read_text()
-            assert text.count(f'version__ = "{INSTALLED}"') or text.count(
-                f'\nversion = "{INSTALLED}"'
-            )
-            (source / name).write_text(text.replace(f'"{INSTALLED}"', f'"{release}"'))
-        words = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
-        done = subprocess.run(
-            [*words, "--quiet", "--wheel-dir", folder, source],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        build(folder, release)
     return folder
 
 
@@ -99,7 +81,5 @@ def install(machine: Machine, wheels: Path, release: str) -> None:
 
 def torch_packages() -> Path | None:
     """Of this Python, where torch is; None: there is none."""
-    import importlib.util
-
     spec = importlib.util.find_spec("torch")
     return Path(spec.origin).parents[1] if spec is not None and spec.origin else None
