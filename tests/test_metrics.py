@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mingled import metrics
+from mingled import metrics, metrics_file
 from mingled.core import actions, events, local, messages
 from mingled.core.words import Form, ParticipantId
 from mingled.meters import Meters
@@ -163,6 +164,47 @@ async def test_a_file_is_written_again_and_again_and_goes(tmp_path: Path) -> Non
     assert path.stat().st_mode & 0o777 == 0o644 & ~_umask()
     await file.stop()
     assert os.listdir(tmp_path) == []
+
+
+async def test_a_write_under_way_does_not_bring_the_file_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end comes while a thread writes: the thread's file must not outlive the daemon."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, text: str) -> None:
+        begun.set()
+        go_on.wait()
+        metrics.write(path, text)
+
+    monkeypatch.setattr(metrics_file, "write", slow)
+    file = MetricsFile(tmp_path / "m.prom", lambda: "1\n")
+    file.start()
+    await asyncio.to_thread(begun.wait)
+    stopping = asyncio.create_task(file.stop())
+    await asyncio.sleep(0)  # stop() has begun
+    go_on.set()
+    await stopping
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_disk_that_hangs_does_not_hold_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang(path: Path, text: str) -> None:
+        begun.set()
+        go_on.wait()
+
+    monkeypatch.setattr(metrics_file, "write", hang)
+    monkeypatch.setattr(metrics_file, "LAST_WRITE_S", 0.0)
+    file = MetricsFile(tmp_path / "m.prom", lambda: "1\n")
+    file.start()
+    await asyncio.to_thread(begun.wait)
+    await file.stop()
+    go_on.set()
+    assert "is still being written" in caplog.text
 
 
 async def test_a_file_that_cannot_be_written_is_said_once(
