@@ -32,8 +32,8 @@ class Size(NamedTuple):
     settle_s: float = BROWSED_S
 
 
-FULL = Size(nodes=(2, 8), joins=20, commands=20, starts=8, captures=3, watch_s=20, launches=5)
-QUICK = Size(nodes=(2, 8), joins=5, commands=7, starts=3, captures=1, watch_s=5, launches=2)
+FULL = Size(nodes=(2, 8), joins=20, commands=20, starts=8, captures=3, watch_s=60, launches=5)
+QUICK = Size(nodes=(2, 8), joins=5, commands=7, starts=3, captures=1, watch_s=30, launches=2)
 
 LAN_NAMES = ("release", "together", "packets", "loss", "mingle-wait", "import", "idle")
 

@@ -32,12 +32,10 @@ from mingled.namespaces import network_namespace
 from mingled.options import Options, keyring
 from mingled.pulse import Pulse
 from mingled.surroundings import Surroundings
+from mingled.wakes import IDLE_EVERY_S, due_s
 
 LINGER_S = 2.0
 """A private daemon outlives its last lease by this, for a job that is started anew at once."""
-
-KEYS_EVERY_S = 5.0
-"""The key file is looked at this often, and at each join."""
 
 TURN_S = 0.01
 """The core is handed events for so long in one turn of the loop, however many have come."""
@@ -275,10 +273,11 @@ class Daemon:
             log.exception("bug: %s was not handled", type(event).__name__)
 
     def _look_for_keys(self) -> None:
-        """Somebody who waits here may be looked for by others under a key that is new there."""
+        """At each join, and now and then: somebody who waits here may be looked for by others
+        under a key that is new there."""
         if not self._stop.is_set():  # a reload may bring a file
             self._refresh_keys()
-            self._loop.call_later(KEYS_EVERY_S, self._look_for_keys)
+            self._loop.call_at(due_s(self._loop.time(), IDLE_EVERY_S), self._look_for_keys)
 
     def _refresh_keys(self) -> None:
         """`mingle key rotate` has changed the file: what joins from now on has the new keys."""

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from mingled.core.local import Lag
+from mingled.wakes import IDLE_EVERY_S, due_s
 
 BUSY_EVERY_S = 0.05
-IDLE_EVERY_S = 2.0
-"""A beat costs some 30 us: thirty a minute are a tenth of what an idle daemon may use."""
-
 BUSY_SHARE = 0.02
 """Of one core, since the last beat: from here on the next beats come fast. So what comes over an
 idle daemon is seen after IDLE_EVERY_S at the latest, and what holds it for longer in any case."""
@@ -70,7 +68,7 @@ class Pulse:
     def start(self) -> None:
         self._spent_s = time.process_time()
         self._beat_s = self._loop.time()
-        self._wait(IDLE_EVERY_S)
+        self._wait(due_s(self._beat_s, IDLE_EVERY_S))
 
     def close(self) -> None:
         if self._timer is not None:
@@ -94,8 +92,8 @@ class Pulse:
             counts |= holder.counts
         return counts
 
-    def _wait(self, pause_s: float) -> None:
-        self._due_s = self._loop.time() + pause_s
+    def _wait(self, at_s: float) -> None:
+        self._due_s = at_s
         self._timer = self._loop.call_at(self._due_s, self._beat)
 
     def _beat(self) -> None:
@@ -103,7 +101,8 @@ class Pulse:
         self.note(now_s, now_s - self._due_s)
         share = (spent_s - self._spent_s) / max(now_s - self._beat_s, 1e-9)
         self._spent_s, self._beat_s = spent_s, now_s
-        self._wait(BUSY_EVERY_S if share >= BUSY_SHARE else IDLE_EVERY_S)
+        busy = share >= BUSY_SHARE
+        self._wait(now_s + BUSY_EVERY_S if busy else due_s(now_s, IDLE_EVERY_S))
 
     def note(self, now_s: float, late_s: float) -> None:
         """A beat that was due came this late."""

@@ -17,6 +17,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from mingled.errors import DaemonError
+from mingled.wakes import due_s
 
 FIRST_FD = 3
 """sd_listen_fds(3), SD_LISTEN_FDS_START."""
@@ -99,7 +100,7 @@ class Manager:
         """Say from now on that we live, from the very loop whose standstill is to be noticed."""
         if self._beat_every_s is not None:
             self._notify("WATCHDOG=1")
-            loop.call_later(self._beat_every_s, self.beat, loop)
+            loop.call_at(due_s(loop.time(), self._beat_every_s), self.beat, loop)
 
     def status(self, text: str) -> None:
         """For `systemctl status`; said only when it has changed."""
