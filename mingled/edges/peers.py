@@ -53,7 +53,7 @@ HANDSHAKES_MAX = 1_024
 knock at once. Beyond that the oldest of whoever knocks most goes, and comes again if it is one of
 ours."""
 
-WARM_AFTER_S = 0.02
+WARM_AFTER_S = 0.25
 """Most participants wait for others; whoever does not is served first."""
 
 UNSENT_BYTES_MAX = 64 * 1024 * 1024
