@@ -83,6 +83,21 @@ def hierarchies() -> Iterator[Path]:
             yield (unified if unified.is_dir() else CGROUPS) / path.lstrip("/")
 
 
+def refused(root: Path) -> str:
+    """Why this machine starts no container, tried with one that does nothing; empty: it does."""
+    words = ("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network")
+    done = subprocess.run(
+        (*words, "--read-only", f"--directory={root}", "/bin/true"),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode == 0:
+        return ""
+    return f"systemd-nspawn cannot start a container here: {done.stderr.strip()[-500:]}"
+
+
 def folder() -> Path:
     """Where it is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or "/var/cache"
@@ -116,6 +131,8 @@ def _make(path: Path, dependencies: list[str]) -> None:
     for old in folder().glob("root-*"):
         shutil.rmtree(old)
     unready = path.with_name(f"unready-{path.name}")
+    if unready.exists():  # an earlier run was cut off
+        shutil.rmtree(unready)
     run("cp", "-a", "--reflink=auto", str(base), str(unready))
     wheels = unready / "srv/wheels"
     wheels.mkdir()
