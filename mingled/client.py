@@ -112,7 +112,11 @@ class Connection:
         try:
             return local.reply_decoder.decode(line)
         except BadInput as error:
-            raise self._gone(f"what answers there is no mingled of this version: {error}") from None
+            raise DaemonError(
+                f"{self.path} on {socket.gethostname()}: what answers there is no mingled of this "
+                f"version: {error}; install the same release for both, or name another socket with "
+                "MINGLE_SOCKET"
+            ) from None
 
     def _gone(self, reason: str) -> DaemonError:
         return DaemonError(

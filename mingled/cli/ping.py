@@ -230,9 +230,9 @@ def _subnets() -> Iterator[tuple[str, ipaddress.IPv4Network]]:
 
 def _known_nodes() -> dict[str, tuple[str, ...]]:
     """Addresses of the nodes of all jobs here, by host name."""
-    from mingled.cli.status import reports
+    from mingled.cli.status import asked
 
-    return nodes_of(reports())
+    return nodes_of(asked()[0])
 
 
 def nodes_of(reports: Iterable[local.Report]) -> dict[str, tuple[str, ...]]:

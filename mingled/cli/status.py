@@ -13,17 +13,28 @@ from mingled.wording import clean
 
 
 def reports() -> list[local.Report]:
-    """One of each daemon that this user can ask."""
-    found = []
+    """One of each daemon that this user can ask; who does not answer is named. Raises
+    `DaemonError` where there are some and none of them answers."""
+    found, silent = asked()
+    if silent and not found:
+        raise silent[0]
+    for error in silent:
+        click.echo(f"mingle status: {clean(str(error))}", err=True)
+    return found
+
+
+def asked() -> tuple[list[local.Report], list[DaemonError]]:
+    """Reports, and why the other daemons gave none: one that is stuck must not hide the rest."""
+    found, silent = [], []
     for connection in client.daemons():
         try:
             answer = client.ask(connection, local.Status())
-        except DaemonError as error:  # one that is stuck must not hide the others
-            click.echo(f"mingle status: {clean(str(error))}", err=True)
+        except DaemonError as error:
+            silent.append(error)
             continue
         if isinstance(answer, local.Report):
             found.append(answer)
-    return found
+    return found, silent
 
 
 @click.command()

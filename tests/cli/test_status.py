@@ -97,6 +97,28 @@ def test_a_daemon_that_is_named_is_the_only_one(
         monkeypatch.delenv("MINGLE_SOCKET")
 
 
+@pytest.mark.parametrize("words", ["status", "status --json", "status --watch"])
+def test_a_daemon_that_cannot_be_understood_is_not_called_absent(
+    daemon: FakeDaemon, say: Say, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setenv("MINGLE_SOCKET", str(daemon.path))
+
+    def serve() -> None:
+        with daemon.accept() as served:
+            served.request(local.Status)
+            served.say_bytes(b"HTTP/1.1 400 Bad Request\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    said = say(words)
+    thread.join()
+    assert (said.code, said.out) == (80, "")
+    assert "what answers there is no mingled of this version" in said.err
+    assert "install the same release for both" in said.err
+    assert "no daemon runs here" not in said.err
+    assert said.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("words", ["stats", "status --jsno", "status bert"])
 def test_usage(say: Say, words: str) -> None:
     said = say(words)
