@@ -99,6 +99,8 @@ def _value(kind: str, key: str, value: object) -> Any:
             raise BadInput("not a text")
         if kind == "level" and value not in LEVELS:
             raise BadInput(f"no level of the log; there are {', '.join(LEVELS)}")
+        if key == "metrics_file":
+            check_metrics_file(value)
         return value
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -122,6 +124,22 @@ def check_rungs(words: tuple[str, ...]) -> None:
         raise BadInput(
             f"{', '.join(wrong) or 'nothing'} is no way of discovery; there are {', '.join(RUNGS)}"
         )
+
+
+def check_metrics_file(path: str | Path) -> None:
+    """Its name is one that node_exporter reads; `BadInput` otherwise."""
+    if not Path(path).name.endswith(".prom"):
+        raise BadInput("its name does not end in .prom, and node_exporter reads no other")
+
+
+def metrics_file(_ctx: click.Context, _param: click.Parameter, given: Path | None) -> Path | None:
+    """click's callback of `--metrics-file`."""
+    try:
+        if given is not None:
+            check_metrics_file(given)
+    except BadInput as error:
+        raise click.BadParameter(f"{given}: {error}") from None
+    return given
 
 
 def _line_of(text: str, key: str) -> int | None:

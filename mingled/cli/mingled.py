@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     "--metrics-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="MINGLE_METRICS_FILE",
+    callback=configuration.metrics_file,
     help="Write metrics there every 15 s, for node_exporter's textfile collector (*.prom).",
 )
 @click.option(

@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -85,6 +86,7 @@ def test_flags_and_the_environment_beat_the_file(
             "log_level = 'loud': no level of the log; there are debug, info, warning, error; want",
         ),
         ('log_level = "INFO"', 1, "there are debug, info"),
+        ('metrics_file = "/m.txt"', 1, "does not end in .prom, and node_exporter reads no other"),
         ("link_port = ", None, "is no TOML"),
     ],
 )
@@ -95,6 +97,16 @@ def test_what_is_wrong_is_named(file: Path, text: str, line: int | None, words: 
     said = str(caught.value)
     assert said.startswith(f"{file}, line {line} on " if line else f"{file} on ")
     assert words in said
+
+
+def test_a_flag_is_held_to_the_same(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    monkeypatch.setenv("MINGLE_CONFIG", str(file))
+    file.touch()
+    with pytest.raises(click.BadParameter, match=r"m\.txt: its name does not end in \.prom"):
+        command.make_context("mingled", ["--metrics-file", "/m.txt"])
+    monkeypatch.setenv("MINGLE_METRICS_FILE", "/m.txt")
+    with pytest.raises(click.BadParameter, match=r"its name does not end in \.prom"):
+        command.make_context("mingled", [])
 
 
 def test_a_file_that_is_not_there(file: Path) -> None:
