@@ -64,6 +64,14 @@ def _lock(lock_path: Path, path: Path, *, given: bool) -> int:
         except BlockingIOError:
             if (_listens(path) and not given) or time.monotonic() >= until:
                 raise _served(path) from None
+        except PermissionError:
+            if _listens(path) and not given:
+                raise _served(path) from None
+            where = lock_path if os.path.exists(lock_path) else lock_path.parent
+            raise DaemonError(
+                f"{where}: you may not write there; start mingled as its owner, or give --socket "
+                "another path"
+            ) from None
         except OSError as error:
             raise DaemonError(
                 f"{lock_path}: {error.strerror}; make its folder, or give --socket another path"

@@ -140,6 +140,25 @@ def test_a_stale_socket_is_replaced_and_nothing_else_is(path: Path, tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user as well")
+def test_what_is_another_users_is_said_so(path: Path) -> None:
+    for folder in (path.parent, *path.parents[1:3]):
+        folder.chmod(0o755)
+    first = Listener(path, 0o666)
+    os.seteuid(12_345)
+    try:
+        with pytest.raises(DaemonError, match=f"another mingled already serves {path}"):
+            Listener(path, 0o600)
+        first.sock.close()  # killed: its files stay
+        with pytest.raises(DaemonError, match=r"/s\.lock: you may not write there; start"):
+            Listener(path, 0o600)
+        with pytest.raises(DaemonError, match=f"^{path.parent}: you may not write"):
+            Listener(path.with_name("t"), 0o600)
+    finally:
+        os.seteuid(0)
+    first.close()
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
 @pytest.mark.parametrize("mode", [0o600, 0o666])
 def test_the_mode_is_what_was_asked_for_whatever_the_umask(
