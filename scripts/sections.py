@@ -160,6 +160,14 @@ class _Source:
     def text(self, node: ast.expr) -> str:
         return " ".join((ast.get_source_segment("\n".join(self._lines), node) or "").split())
 
+    def _above(self, line: int) -> str:
+        """The `#:` lines just above this one, as one text."""
+        first = line - 1
+        while first and self._lines[first - 1].lstrip().startswith("#:"):
+            first -= 1
+        lines = self._lines[first : line - 1]
+        return " ".join(text.strip().removeprefix("#:").strip() for text in lines)
+
     def fields(self, node: ast.ClassDef) -> list[tuple[str, str, str, str]]:
         """Name, type, default and meaning, the last as the `#:` beside or above it says."""
         found = []
@@ -167,9 +175,8 @@ class _Source:
             if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
                 continue
             comment = self._lines[(item.end_lineno or item.lineno) - 1].partition("#:")[2]
-            above = self._lines[item.lineno - 2].strip()
-            if not comment and above.startswith("#:"):
-                comment = above.removeprefix("#:")
+            if not comment:
+                comment = self._above(item.lineno)
             default = self.text(item.value) if item.value is not None else ""
             kind = self.text(item.annotation)
             found.append((item.target.id, kind, default, _cell(comment.strip())))

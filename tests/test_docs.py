@@ -130,6 +130,8 @@ def test_a_part_of_a_page_is_made_anew_and_the_rest_stays() -> None:
     assert sections.filled(made) == made
     code = sections.filled("<!-- code: mingled/daemon.py Daemon.emit -->\n<!-- end -->")
     assert "```python\ndef emit(self, event: events.Event) -> None:\n" in code
+    above = sections.filled("<!-- structs: mingled/core/local.py Join -->\n<!-- end -->")
+    assert "on no other: a round whose members would have to come by several is not" in above
     rooms = sections.filled("<!-- rooms: mingled/core table -->\n<!-- end -->")
     assert rooms.count("\n| `") == 1
     with pytest.raises(KeyError):
@@ -143,6 +145,11 @@ def test_the_diagram_has_every_state_and_every_way() -> None:
     assert {state.value for state in State} <= set(texts)
     assert len(texts) == len(State) + len(ways)
     assert sum(text.count(",") + 1 for text in texts) - len(State) == len(TRANSITIONS)
+
+
+def test_each_state_and_each_trigger_is_explained() -> None:
+    for name in ("State", "Trigger"):
+        assert all(meaning for _, meaning in sections.members("mingled/core/table.py", name))
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ class Trigger(enum.StrEnum):
     CONNECT = "connect"  #: an advert is tried, or a redirect followed
     LOCK = "lock"  #: the connection stands
     LOSE = "lose"  #: the leader cannot be reached, hung up, or dismissed us
-    PREPARE = "prepare"
-    NACK = "nack"
-    ACK = "ack"
-    ABORT = "abort"
-    COMMIT = "commit"
+    PREPARE = "prepare"  #: everybody is here: a round is proposed to all, to be proven
+    NACK = "nack"  #: a path could not be proven, and the leader is told which
+    ACK = "ack"  #: every path is proven, and the leader is told so
+    ABORT = "abort"  #: this attempt is off, gathering goes on
+    COMMIT = "commit"  #: the round is sealed
     DOUBT = "doubt"  #: the link broke between ACK and the outcome
     GIVE_UP = "give up"  #: the outcome cannot be known
     YIELD = "yield"  #: a rival leader wins
