@@ -71,7 +71,7 @@ def command() -> None:
 
     \b
     sudo python3 -m venv /opt/mingled
-    sudo /opt/mingled/bin/pip install mingled
+    sudo /opt/mingled/bin/pip install .    # in a clone
     sudo /opt/mingled/bin/mingle service install
     """
 
