@@ -58,6 +58,7 @@ class Chronicle:
         self._stories: dict[JobId, _Story] = {}  #: the one that was told of last at the end
         self._seats: dict[ParticipantId, _Seat] = {}
         self._count = 0
+        self._leaving: ParticipantId | None = None
 
     def lines(self, job: JobId, uid: int, after: int = 0) -> tuple[local.StoryLine, ...]:
         """Those that this user may read, from the number `after` on, the oldest first."""
@@ -69,6 +70,7 @@ class Chronicle:
 
     def took(self, event: events.Event) -> None:
         """An event is about to go to the core."""
+        self._leaving = event.participant if isinstance(event, events.LeaveAsked) else None
         match event:
             case events.JoinAsked() | events.ReattachAsked():
                 seat = self._seats[event.participant] = _Seat(event.join, event.holder)
@@ -108,6 +110,8 @@ class Chronicle:
                 self._of(participant, message.kind, message.sentence, named=False, level=level)
             case local.Ready():
                 self._of(participant, "ready", _ready(message.config, message.waited_s))
+            case local.Failed() if participant == self._leaving:
+                pass  # it has asked for that itself, and its end is told already
             case local.Failed():
                 self._of(participant, "failed", f"{message.code}: {message.sentence}")
             case local.Gone():

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 
 from mingled.core import actions, events, local, messages
-from mingled.core.words import Form, Nonce
+from mingled.core.words import Form, Nonce, ParticipantId
 
 WAITS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 3600.0)
 """Upper bounds of the histogram of rendezvous, in seconds: half a second is usual, and ten minutes
@@ -33,6 +33,7 @@ class Meters:
         self.links: Counter[str] = Counter()  #: by what became of them
         self.waits = [0] * (len(WAITS_S) + 1)  #: rendezvous by bucket, each once
         self.waited_s = 0.0  #: all of them together
+        self._leaving: tuple[ParticipantId, str] | None = None  #: by its own word, and how it went
         self._open: dict[int, str] = {}  #: links that stand, and whose daemon is there, if known
         self._rounds: deque[tuple[Nonce, int]] = deque(maxlen=ROUNDS_KEPT)
 
@@ -47,11 +48,14 @@ class Meters:
 
     def took(self, event: events.Event) -> None:
         """An event goes to the core."""
+        self._leaving = None
         match event:
             case events.JoinAsked():
                 self.joins[event.join.form.value] += 1
             case events.HolderEnded():
                 self.ends["well" if event.status == 0 else "badly"] += 1
+            case events.LeaveAsked() if event.participant is not None:
+                self._leaving = event.participant, "badly" if event.lost else "well"
             case events.AdvertHeard():
                 self.adverts[event.rung] += 1
             case events.LinkOpened() | events.LinkAccepted():
@@ -78,7 +82,10 @@ class Meters:
             case actions.Tell(message=local.Ready() as ready):
                 self._released(ready)
             case actions.Tell(message=local.Failed() as failed):
-                self.failures[failed.code] += 1
+                if self._leaving is not None and action.participant == self._leaving[0]:
+                    self.ends[self._leaving[1]] += 1
+                else:
+                    self.failures[failed.code] += 1
             case actions.Answer(message=local.Failed() as failed):
                 self.failures[failed.code] += 1
             case _:

@@ -41,7 +41,7 @@ FAMILIES = (
     Family("mingled_joins", "counter", "Joins asked for here", "form"),
     Family("mingled_seals", "counter", "Rounds sealed with this node as leader or member", "part"),
     Family("mingled_failures", "counter", "Requests and joins that failed, by error", "code"),
-    Family("mingled_ends", "counter", "Processes with a lease that ended, well or badly", "how"),
+    Family("mingled_ends", "counter", "Released participants that ended, well or badly", "how"),
     Family("mingled_rendezvous_seconds", "histogram", "From a join to its release"),
     Family("mingled_adverts_heard", "counter", "Adverts of leaders, by way of discovery", "rung"),
     Family("mingled_nodes", "gauge", "Other daemons that this one is linked with"),

@@ -75,6 +75,24 @@ def test_a_story(telling: Telling) -> None:
     assert telling.texts(after=7) == [("ended", "pid 7 of u1000: ended: killed by signal 9")]
 
 
+def test_who_leaves_by_itself_has_not_failed(telling: Telling) -> None:
+    both = [telling.joins(), telling.joins()]
+    asked: dict[str, Any] = {"request": 1, "job": JOB, "uid": ANN, "lost": False}
+    failed = local.Failed(code="cancelled", sentence="job bert: left")
+    telling.chronicle.took(
+        events.LeaveAsked(participant=both[0], reason="CMD ended with exit 0", **asked)
+    )
+    telling.tells(both[0], failed)
+    telling.chronicle.did(actions.Release(participant=both[0]))
+    assert telling.texts()[1:] == [("ended", "pid 7 of u1000: has left: CMD ended with exit 0")]
+    telling.chronicle.took(events.LeaveAsked(participant=None, reason="", **asked))
+    telling.tells(both[1], failed)
+    assert telling.texts()[2:] == [
+        ("ended", "mingle leave, by uid 1000"),
+        ("failed", "pid 7 of u1000: cancelled: job bert: left"),
+    ]
+
+
 def test_what_is_told_to_each_is_one_line(telling: Telling) -> None:
     both = [telling.joins(), telling.joins()]
     before = len(telling.texts())

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mingled import metrics, metrics_file
 from mingled.core import actions, events, local, messages
-from mingled.core.words import Form, ParticipantId
+from mingled.core.words import Form, JobId, ParticipantId
 from mingled.meters import Meters
 from mingled.metrics_file import MetricsFile
 from tests.core import samples
@@ -87,6 +87,20 @@ def test_failures_by_their_code() -> None:
     meters.did(actions.Tell(participant=samples.WHO, message=failed))
     meters.did(actions.Answer(request=1, message=failed))
     assert told(meters)["mingled_failures_total", "refused"] == 2
+
+
+def test_who_leaves_by_itself_has_ended_and_not_failed() -> None:
+    meters = Meters()
+    failed = local.Failed(code="cancelled", sentence="job bert: left")
+    left: dict[str, Any] = {"request": 1, "job": JobId("bert"), "uid": 0, "reason": ""}
+    for lost in (False, False, True):
+        meters.took(events.LeaveAsked(participant=ParticipantId(samples.WHO), lost=lost, **left))
+        meters.did(actions.Tell(participant=samples.WHO, message=failed))
+    meters.took(events.Ticked())
+    meters.did(actions.Tell(participant=samples.WHO, message=failed))
+    found = told(meters)
+    assert (found["mingled_ends_total", "well"], found["mingled_ends_total", "badly"]) == (2, 1)
+    assert found["mingled_failures_total", "cancelled"] == 1
 
 
 def test_links_and_nodes() -> None:
