@@ -32,6 +32,12 @@ NODES_MAX = 16
 
 _RELEASED = re.compile(r"found in ([\d.]+) s, all here after ([\d.]+) s")
 
+_EXIT_BARRIER = re.compile(
+    r" (torch/distributed/elastic/agent/server/api\.py:\d+\]) Error waiting on exit barrier"
+)
+"""torchrun on rank 0's node ended a moment before another one, and the store with it. The others
+log a traceback then, and end with exit 0."""
+
 Say = Callable[[str], None]
 
 
@@ -77,9 +83,18 @@ class _Followed:
 
     def _follow(self, stream: IO[str] | None, lines: list[tuple[float, str]]) -> None:
         assert stream is not None
+        hushed = ""
         for raw in stream:
             line = raw.rstrip("\n")
             lines.append((time.time(), line))
+            late = _EXIT_BARRIER.search(line)
+            if late:
+                hushed, line = (
+                    late[1],
+                    "torchrun: rank 0's ended first, and the store with it: no harm",
+                )
+            elif hushed and hushed in line:
+                continue
             if line and not line.startswith("{"):
                 self._say(f"{self.name:>5} | {line}")
 
