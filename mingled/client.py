@@ -344,8 +344,8 @@ def private_folder(*, create: bool = True) -> Path:
             ) from None
         if not _is_ours(folder):
             raise NotPermitted(
-                f"{folder} is not a folder of yours alone (owner {uid}, mode 0700); somebody else "
-                "may listen there: remove it, or set XDG_RUNTIME_DIR"
+                f"{folder} is not a folder of yours alone (wanted: owner {uid}, mode 0700); "
+                "somebody else may listen there: remove it, or set XDG_RUNTIME_DIR"
             )
     return folder
 
