@@ -133,7 +133,9 @@ def _private(path: Path, bytes_max: int, what: str) -> bytes:
             _check_owner(about, path, where)
             content = file.read(bytes_max + 1)
     except FileNotFoundError:
-        raise BadInput(f"{where}: no such file; correct the path, or make it") from None
+        raise BadInput(
+            f"{where}: no such file; correct the path, or make it (mingle key new)"
+        ) from None
     except PermissionError:
         raise NotPermitted(
             f"{where}: you may not read it; join its group, use the machine's daemon (mingled), "

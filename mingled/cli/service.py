@@ -70,7 +70,7 @@ def command() -> None:
     """The daemon as a service of this machine, for every user on it (systemd).
 
     \b
-    sudo python3 -m venv /opt/mingled
+    sudo /usr/bin/python3 -m venv /opt/mingled
     sudo /opt/mingled/bin/pip install .    # in a clone
     sudo /opt/mingled/bin/mingle service install
     """

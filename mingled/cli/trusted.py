@@ -17,7 +17,8 @@ HOMES = (Path("/home"), Path("/root"))
 USERS_FROM = 1_000
 """Below are the system's own accounts, whose homes are folders of the system."""
 
-MEND = "make the installation anew: sudo python3 -m venv /opt/mingled"
+MEND = "make the installation anew: sudo /usr/bin/python3 -m venv --clear /opt/mingled"
+"""By the system's own Python: a plain `python3` may be one below a home, as before."""
 
 
 def installation() -> tuple[Path, ...]:

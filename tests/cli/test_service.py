@@ -135,7 +135,7 @@ def test_what_others_can_change_may_not(safe: Path, what: str, says: str) -> Non
     with pytest.raises(BadInput) as error:
         trusted.check([link])
     assert says.replace("HOST", socket.gethostname()) in str(error.value)
-    assert "sudo python3 -m venv /opt/mingled" in str(error.value)
+    assert "sudo /usr/bin/python3 -m venv --clear /opt/mingled" in str(error.value)
 
 
 def test_everything_below_the_package_counts(safe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

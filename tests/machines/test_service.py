@@ -60,7 +60,8 @@ def test_code_of_somebody_else_is_not_run(site: Site) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         f"mingle: {file} on gpu1 belongs to ada, who could change what runs; a daemon for all "
-        "users must not run it: make the installation anew: sudo python3 -m venv /opt/mingled\n"
+        "users must not run it: make the installation anew: sudo /usr/bin/python3 -m venv "
+        "--clear /opt/mingled\n"
     )
     one.root("cp", "-a", VENV, "/home/ada/venv")
     words = ("/home/ada/venv/bin/python", "-m", "mingled.cli.mingle", "service", "install")
