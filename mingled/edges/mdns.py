@@ -84,6 +84,14 @@ second or two (duplicate address detection)."""
 log = logging.getLogger(__name__)
 
 
+def brief(record: logging.LogRecord) -> bool:
+    """A filter of zeroconf's log: its line says already which packet the network did not take, and
+    the traceback below is the library's own way to get there."""
+    if record.exc_info and isinstance(record.exc_info[1], OSError):
+        record.exc_info = None
+    return True
+
+
 class Mdns:
     """Adverts in and out over multicast DNS. `identity`: whom to present to those who ask who is
     there; None: nobody."""
@@ -125,6 +133,7 @@ class Mdns:
     async def _start(self, addresses: Sequence[Address]) -> None:
         self._addresses = tuple(addresses)
         self._retry_at_s = asyncio.get_running_loop().time() + RETRY_AFTER_S
+        logging.getLogger("zeroconf").addFilter(brief)
         planned = plan(addresses)
         self._say_left_out(planned)
         ready = planned.ready

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -473,3 +474,15 @@ def test_addresses_can_be_connected_to() -> None:
     assert multicast.usable(some, "") == ("fe80::1%lo", "fd00::1", "10.0.0.1")
     assert multicast.usable(["fe80::2"], "ib0") == ("fe80::2%ib0",)
     assert multicast.usable(["fe80::1%1", "fe80::1"], "lo") == ("fe80::1%lo",)
+
+
+def test_a_packet_that_the_network_does_not_take_is_one_line() -> None:
+    log = logging.getLogger("zeroconf")
+    made = {}
+    for error in (OSError(101, "Network is unreachable"), ValueError("a bug")):
+        info = (type(error), error, None)
+        record = log.makeRecord(log.name, logging.WARNING, "", 1, "failed", (), info)
+        assert mdns.brief(record)
+        made[type(error)] = record.exc_info
+    assert made[OSError] is None
+    assert made[ValueError] is not None
