@@ -103,6 +103,10 @@ _BY_CODE: dict[str, type[MingleError]] = {
 }
 
 
+CODES = tuple(_BY_CODE)
+"""Of all errors: what a daemon may answer with."""
+
+
 def from_code(code: str, sentence: str) -> MingleError:
     """The error of the class that `code` names; `MingleError` for a code that only others know."""
     return _BY_CODE.get(code, MingleError)(sentence)

@@ -7,11 +7,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
 from mingled import __version__
+from mingled.core.events import Rung
+from mingled.core.words import Form
+from mingled.errors import CODES
 from mingled.meters import WAITS_S, Meters
 
 if TYPE_CHECKING:
@@ -104,14 +107,15 @@ def _metric(family: Family, values: Values, meters: Meters) -> Metric:
 
 
 def counted(meters: Meters) -> dict[str, float | Mapping[str, float]]:
-    """What the loop's own meters say."""
+    """What the loop's own meters say. Each label has its row from the start: where a counter comes
+    with its first event, `rate()` does not see that event."""
     return {
         "mingled_build_info": {__version__: 1.0},
-        "mingled_joins": meters.joins,
+        "mingled_joins": {form.value: 0 for form in Form} | meters.joins,
         "mingled_seals": {part: meters.seals[part] for part in ("leader", "member")},
-        "mingled_failures": meters.failures,
+        "mingled_failures": dict.fromkeys(CODES, 0) | meters.failures,
         "mingled_ends": {how: meters.ends[how] for how in ("well", "badly")},
-        "mingled_adverts_heard": meters.adverts,
+        "mingled_adverts_heard": dict.fromkeys(get_args(Rung), 0) | meters.adverts,
         "mingled_nodes": meters.nodes,
         "mingled_links": meters.open_links,
         "mingled_links_made": {how: meters.links[how] for how in ("opened", "accepted", "failed")},

@@ -81,6 +81,14 @@ def test_joins_and_rounds() -> None:
     assert found["mingled_rendezvous_seconds_sum", ""] == pytest.approx(4002.9)
 
 
+def test_each_label_counts_from_the_start() -> None:
+    """`rate()` does not see the event with which a row comes."""
+    found = told(Meters())
+    assert found["mingled_failures_total", "indeterminate"] == 0
+    assert found["mingled_joins_total", "plain"] == 0
+    assert found["mingled_adverts_heard_total", "told"] == 0
+
+
 def test_failures_by_their_code() -> None:
     meters = Meters()
     failed = local.Failed(code="refused", sentence="job bert: no")
