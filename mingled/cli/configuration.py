@@ -22,6 +22,7 @@ from click.core import ParameterSource
 from mingled.core.peers import check_peers, check_subnets, listed
 from mingled.errors import BadInput
 from mingled.frameworks.environment import defaults
+from mingled.processes import user_name
 
 PATH = Path("/etc/mingled/mingled.toml")
 
@@ -55,10 +56,11 @@ _OPTIONS = {
 """The parameter of `mingled`'s command that a key stands for, where it is called otherwise."""
 
 
-def load(path: Path, *, needed: bool) -> dict[str, Any]:
-    """The file as defaults of `mingled`'s options. One that is not there, or that this user may not
-    read, is an error only where it was asked for: an administrator's secret must not stop a user's
-    private daemon. Raises `BadInput` naming file, line and what is allowed."""
+def load(path: Path, *, needed: bool, optional: bool = True) -> dict[str, Any]:
+    """The file as defaults of `mingled`'s options. One that is not there is an error only where it
+    was asked for. So is one that this user may not read where `optional`: an administrator's secret
+    must not stop a user's private daemon, but the machine's must not go on without its key and its
+    restrictions. Raises `BadInput` naming file, line and what is allowed."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -66,10 +68,12 @@ def load(path: Path, *, needed: bool) -> dict[str, Any]:
             return {}
         raise _bad(path, None, "no such file; correct --config (MINGLE_CONFIG)") from None
     except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, PermissionError) and not needed:
-            click.echo(f"mingled: goes on without {path}, which it may not read", err=True)
-            return {}
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, PermissionError):
+            if optional and not needed:
+                click.echo(f"mingled: goes on without {path}, which it may not read", err=True)
+                return {}
+            reason += f"; let {user_name(os.geteuid())} read it, or name another with --config"
         raise _bad(path, None, f"cannot be read: {reason}") from None
     try:
         values = tomllib.loads(text)
@@ -158,7 +162,9 @@ def _bad(path: Path, line: int | None, what: str) -> BadInput:
 def as_defaults(ctx: click.Context, _param: click.Parameter, given: Path | None) -> None:
     """click's callback of `--config`, before the other options are read."""
     path, named = place(given)
-    ctx.default_map = load(path, needed=named)
+    # `--private` is read before this option.
+    private = ctx.params.get("private", False)
+    ctx.default_map = load(path, needed=named, optional=private)
     ctx.meta[META] = path
 
 

@@ -109,7 +109,7 @@ if TYPE_CHECKING:
 @click.option(
     "--check", is_flag=True, help="Read the configuration, say what is wrong with it, and end."
 )
-@click.option("--private", is_flag=True, hidden=True)
+@click.option("--private", is_flag=True, is_eager=True, hidden=True)
 @click.option("--daemonize", is_flag=True, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 def command(

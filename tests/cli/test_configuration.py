@@ -130,8 +130,12 @@ def test_a_default_file_that_this_user_may_not_read_is_left_out(
     assert context.default_map == {}
     said = f"mingled: goes on without {file}, which it may not read\n"
     assert capsys.readouterr() == ("", said)
+    # The machine's daemon would go on without its key: at a reload as at a start.
+    reason = "cannot be read: Permission denied; let .+ read it, or name another with --config"
+    with pytest.raises(BadInput, match=reason):
+        command.make_context("mingled", [])
     with pytest.raises(BadInput, match="cannot be read: Permission denied"):
-        command.make_context("mingled", ["--config", str(file)])
+        command.make_context("mingled", ["--private", "--config", str(file)])
     monkeypatch.setenv("MINGLE_CONFIG", str(file))
     with pytest.raises(BadInput, match="cannot be read: Permission denied"):
         command.make_context("mingled", [])
