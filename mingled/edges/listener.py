@@ -37,6 +37,12 @@ class Listener:
         try:
             self.sock = given or _listen(path, mode)
             self._bound = _identity(path)
+        except FileNotFoundError:
+            locks.release(self._lock, self._lock_path)
+            raise DaemonError(
+                f"{path} on {socket.gethostname()}: the service manager listens there, but its "
+                "file was removed and nobody can connect; systemctl restart mingled.socket"
+            ) from None
         except BaseException:
             locks.release(self._lock, self._lock_path)
             raise

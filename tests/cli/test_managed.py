@@ -144,6 +144,23 @@ def test_it_takes_the_managers_socket_and_leaves_it_there(
     path.unlink()
 
 
+def test_a_given_socket_whose_file_was_removed_is_refused(path: Path, file: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as given:
+        given.bind(str(path))
+        given.listen()
+        path.unlink()
+        words = (BIN / "mingled", "--config", file)
+        with Running(
+            "bash", "-c", ACTIVATED.format(fd=given.fileno()), *words, pass_fds=[given.fileno()]
+        ) as running:
+            assert running.end() == 80
+    assert running.err == (
+        f"mingled: {path} on {socket.gethostname()}: the service manager listens there, but its "
+        "file was removed and nobody can connect; systemctl restart mingled.socket\n"
+    )
+    assert list(path.parent.iterdir()) == []
+
+
 def test_a_socket_of_another_kind_is_refused(path: Path, file: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as given:
         given.bind(("127.0.0.1", 0))
