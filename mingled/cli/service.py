@@ -83,6 +83,8 @@ def install() -> None:
     _need_root("install")
     trusted.check(trusted.installation())
     folder = _programs()
+    runs = unit("mingled.service").state in RUNS
+    # Empty also for a daemon that cannot be asked: of another protocol, or at another socket.
     running = running_release()
     changed = [path for name, path in FILES.items() if _put(Path(path), text_of(name, folder))]
     for path in changed:
@@ -92,9 +94,12 @@ def install() -> None:
     _run("systemd-tmpfiles", "--create", FILES["mingled.tmpfiles"])
     _run("systemctl", "daemon-reload")
     _run("systemctl", "enable", "--quiet", *UNITS)
-    if running and (changed or running != __version__):
-        _run("systemctl", "restart", "mingled.service")
-        _say(f"restarted the daemon: {running} before, {__version__} now; jobs that run go on")
+    if runs and (changed or running != __version__):
+        # The socket only where it is another now: meanwhile nobody can connect.
+        moved = FILES["mingled.socket"] in changed
+        _run("systemctl", "restart", *(UNITS if moved else UNITS[1:]))
+        before = running or "another release"
+        _say(f"restarted the daemon: {before} before, {__version__} now; jobs that run go on")
     else:
         _run("systemctl", "start", *UNITS)
     if not changed and running == __version__:

@@ -149,6 +149,47 @@ def test_everything_below_the_package_counts(safe: Path, monkeypatch: pytest.Mon
         trusted.check([package])
 
 
+# ---------------------------------------------------------------- what an upgrade restarts
+
+
+@pytest.mark.parametrize(
+    ("state", "running", "changed", "restarted"),
+    [
+        ("active", mingled.__version__, (), ()),
+        ("active", "0.0.1", (), ("mingled.service",)),
+        ("active", mingled.__version__, ("mingled.service",), ("mingled.service",)),
+        # It could not be asked: it speaks another protocol, or serves another socket.
+        ("active", "", (), ("mingled.service",)),
+        ("active", "0.0.1", ("mingled.socket",), ("mingled.socket", "mingled.service")),
+        ("inactive", "", ("mingled.socket", "mingled.service"), ()),
+    ],
+)
+def test_a_daemon_that_is_not_the_installed_one_is_restarted(
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    running: str,
+    changed: tuple[str, ...],
+    restarted: tuple[str, ...],
+) -> None:
+    commands: list[tuple[str, ...]] = []
+    for name in ("_need_systemd", "_need_root"):
+        monkeypatch.setattr(service, name, lambda *_: None)
+    monkeypatch.setattr(trusted, "check", lambda _: None)
+    monkeypatch.setattr(
+        service, "_put", lambda path, _: str(path) in map(service.FILES.get, changed)
+    )
+    monkeypatch.setattr(service, "_run", lambda *words: commands.append(words))
+    shown = service.Unit(
+        name="", installed=True, enabled=True, state=state, result="", pid=0, restarts=0, text=""
+    )
+    monkeypatch.setattr(service, "unit", lambda _: shown)
+    monkeypatch.setattr(service, "running_release", lambda: running)
+    assert service.install.callback is not None
+    service.install.callback()
+    restarts = [words[2:] for words in commands if words[:2] == ("systemctl", "restart")]
+    assert restarts == ([restarted] if restarted else [])
+
+
 # ---------------------------------------------------------------- where it cannot be
 
 
