@@ -65,6 +65,16 @@ def _check_one(path: Path) -> None:
         raise _bad(path, "can be written by everybody")
     if about.st_mode & stat.S_IWGRP and about.st_gid != 0:
         raise _bad(path, f"can be written by group {about.st_gid}")
+    if about.st_mode & stat.S_IWGRP and _has_acl(path):
+        raise _bad(path, "can be written by whom its access list names (getfacl)")
+
+
+def _has_acl(path: Path) -> bool:
+    """Then the mode's group bits are the most that anybody in the list has (acl(5))."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except OSError:  # it has none, or its file system knows none
+        return False
 
 
 def _ways(place: Path) -> Iterator[Path]:

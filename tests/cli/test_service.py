@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -136,6 +137,20 @@ def test_what_others_can_change_may_not(safe: Path, what: str, says: str) -> Non
         trusted.check([link])
     assert says.replace("HOST", socket.gethostname()) in str(error.value)
     assert "sudo /usr/bin/python3 -m venv --clear /opt/mingled" in str(error.value)
+
+
+def test_an_access_list_counts(safe: Path) -> None:
+    file = safe / "mingled"
+    file.touch(mode=0o755)
+    # acl(5), as getxattr(2) has it: user::rwx, user:54321:rw-, group::r-x, mask::rwx, other::r-x
+    entries = ((1, 7, -1), (2, 6, 54_321), (4, 5, -1), (16, 7, -1), (32, 5, -1))
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(file, "system.posix_acl_access", value)
+    except OSError as error:
+        pytest.skip(f"this file system has no access lists: {error}")
+    with pytest.raises(BadInput, match="can be written by whom its access list names"):
+        trusted.check([file])
 
 
 def test_everything_below_the_package_counts(safe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
