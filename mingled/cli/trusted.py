@@ -22,7 +22,9 @@ MEND = "make the installation anew: sudo /usr/bin/python3 -m venv --clear /opt/m
 
 
 def installation() -> tuple[Path, ...]:
-    """What a daemon of this installation would run: the program, its interpreter, its modules."""
+    """What a daemon of this installation would run: the program, its interpreter, its modules, also
+    those that a .pth file or the system's packages bring. First on the path is where the program
+    that asks lies, or the folder that it was called in."""
     return (
         Path(sys.prefix, "bin", "mingled"),
         Path(sys.executable),
@@ -30,6 +32,7 @@ def installation() -> tuple[Path, ...]:
         Path(os.__file__),
         Path(mingled.__file__).parent,
         Path(sys.prefix),
+        *(Path(entry) for entry in sys.path[1:] if os.path.exists(entry)),
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +138,17 @@ def test_what_others_can_change_may_not(safe: Path, what: str, says: str) -> Non
         trusted.check([link])
     assert says.replace("HOST", socket.gethostname()) in str(error.value)
     assert "sudo /usr/bin/python3 -m venv --clear /opt/mingled" in str(error.value)
+
+
+def test_where_else_modules_come_from_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"  # as a line in a .pth file has it
+    elsewhere.mkdir()
+    path = ["/called/in", "/lib/python3.zip", str(elsewhere)]
+    monkeypatch.setattr(sys, "path", path)
+    assert elsewhere in trusted.installation()
+    assert not {Path("/called/in"), Path("/lib/python3.zip")} & {*trusted.installation()}
 
 
 def test_an_access_list_counts(safe: Path) -> None:
