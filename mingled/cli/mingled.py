@@ -162,7 +162,7 @@ def command(
         sentence = _with_origin(ctx, str(error))
         if ready_fd is not None:
             _say(ready_fd, sentence)
-        click.echo(f"mingled: {clean(sentence)}", err=True)
+        _complain(sentence)
         raise SystemExit(error.exit_code) from None
 
 
@@ -287,6 +287,17 @@ def _ready_fd(words: Sequence[str]) -> int | None:
     return None
 
 
+def _complain(sentence: str) -> None:
+    """On stderr. The journal takes the level from there, where that goes to it
+    (SyslogLevelPrefix=): else why the daemon does not start would be no error."""
+    import logging
+
+    from mingled import journal
+
+    level = f"<{journal.priority(logging.ERROR)}>" if journal.connected() else ""
+    click.echo(f"{level}mingled: {clean(sentence)}", err=True)
+
+
 def _say(fd: int, word: str) -> None:
     try:
         os.write(fd, clean(word).encode() + b"\n")
@@ -331,11 +342,11 @@ def main() -> None:
         _tell_client(sentence)
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)
-        click.echo(f"mingled: {clean(sentence)}", err=True)
+        _complain(sentence)
         raise SystemExit(error.exit_code) from None
     except MingleError as error:  # the configuration file's
         _tell_client(str(error))
-        click.echo(f"mingled: {clean(str(error))}", err=True)
+        _complain(str(error))
         raise SystemExit(error.exit_code) from None
 
 

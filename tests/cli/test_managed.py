@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -245,6 +246,30 @@ def test_a_check_says_what_is_wrong_and_starts_nothing(path: Path, file: Path) -
     assert "line 1" in bad.err
     assert "nothing is no way of discovery" in bad.err
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("peers = 7\n", "peers = 7: not a list"), ('key_file = "/nonexistent/key"\n', "no such file")],
+)
+def test_why_it_does_not_start_is_an_error_in_the_journal(
+    path: Path, file: Path, tmp_path: Path, text: str, says: str
+) -> None:
+    file.write_text(text)
+    with (tmp_path / "stderr").open("w+") as stderr:
+        about = os.fstat(stderr.fileno())
+        done = subprocess.run(
+            [BIN / "mingled", "--socket", path, "--config", file],
+            stderr=stderr,
+            env=os.environ | {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"},
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        stderr.seek(0)
+        said = stderr.read()
+    assert done.returncode == 2
+    assert said.startswith("<3>mingled: ")
+    assert says in said
 
 
 def test_a_stale_socket_is_replaced_and_somebody_elses_is_not(path: Path, file: Path) -> None:
