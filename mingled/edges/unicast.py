@@ -131,9 +131,13 @@ class Unicast:
 
     def ask_peers(self, peers: Sequence[str]) -> None:
         """From now on these are asked for every job; what was known of the others is forgotten."""
+        if self._peers == tuple(peers):
+            return
         for gone in set(self._peers) - set(peers):
             self._found.pop(gone, None)
         self._peers = tuple(peers)
+        for led in self._led.values():  # the new ones have not heard of it yet
+            self._tell_anew(led)
 
     # ------------------------------------------------------------ actions
 
@@ -142,10 +146,8 @@ class Unicast:
             return
         led = self._led.setdefault(advert.claim, _Led(advert, tuple(peers)))
         led.advert, led.peers = advert, tuple(peers)
-        if led.telling is not None:
-            led.telling.cancel()
         self._tell_waiting(led)
-        led.telling = self._spawn(self._tell_on(led))
+        self._tell_anew(led)
 
     def withdraw(self, label: Label, claim: Nonce) -> None:
         led = self._led.pop(claim, None)
@@ -179,6 +181,11 @@ class Unicast:
         places = await self._places(label, peers)
         said = [(peer, self._datagrams.send(question, *place)) for peer, place in places]
         self._sent(label, said)
+
+    def _tell_anew(self, led: _Led) -> None:
+        if led.telling is not None:
+            led.telling.cancel()
+        led.telling = self._spawn(self._tell_on(led))
 
     async def _tell_on(self, led: _Led) -> None:
         """Until it is withdrawn, or advertised anew."""

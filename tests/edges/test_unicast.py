@@ -127,6 +127,20 @@ async def test_who_leads_tells_its_own_peers_until_they_are_there(side: MakeSide
     assert await second.next(heard(moved)) == gone(moved)
 
 
+async def test_peers_that_a_reload_brings_hear_of_what_is_led_already(
+    side: MakeSide,
+) -> None:
+    first, second = await side(), await side()
+    asker = await side(first.peer)
+    one = new_advert()
+    first.rung.advertise(one)
+    asker.rung.ask(one.label, unicast=True)
+    assert await asker.next() == heard(one)
+    assert second.events.empty()
+    first.rung.ask_peers([second.peer])
+    assert await second.next() == heard(one)
+
+
 async def test_peers_of_a_job_are_asked_beside_those_of_the_daemon(side: MakeSide) -> None:
     first, second = await side(), await side()
     third = await side(first.peer)
