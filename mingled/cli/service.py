@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -94,6 +96,7 @@ def install() -> None:
     _run("systemd-tmpfiles", "--create", FILES["mingled.tmpfiles"])
     _run("systemctl", "daemon-reload")
     _run("systemctl", "enable", "--quiet", *UNITS)
+    _forget_failures(UNITS)
     if runs and (changed or running != __version__):
         # The socket only where it is another now: meanwhile nobody can connect.
         moved = FILES["mingled.socket"] in changed
@@ -121,6 +124,7 @@ def uninstall() -> None:
     units = [name for name in UNITS if Path(FILES[name]) in there]
     if units:
         _run("systemctl", "disable", "--quiet", "--now", *units)
+        _forget_failures(units)
     for path in there:
         path.unlink(missing_ok=True)
         _say(f"removed {path}")
@@ -232,6 +236,13 @@ def running_release() -> str:
     except MingleError:
         return ""
     return answer.release if isinstance(answer, local.Report) else ""
+
+
+def _forget_failures(units: Sequence[str]) -> None:
+    """A unit that failed would stay in `systemctl --failed` without its file, and one that did so
+    five times within 10 s could not be started."""
+    with contextlib.suppress(MingleError):  # systemd has none of them in memory
+        _run("systemctl", "reset-failed", *units)
 
 
 def _programs() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .conftest import INSTALLED, install
 from .image import VENV
-from .machine import Machine
+from .machine import Machine, until
 
 MINGLE = f"{VENV}/bin/mingle"
 
@@ -115,6 +115,27 @@ def test_a_bad_file_is_no_reason_to_try_again_and_again(site: Site) -> None:
     assert done.returncode == 80
     assert "the service mingled on gpu1 is failed (exit-code); see journalctl" in done.stderr
     one.root("systemctl", "start", "mingled")
+
+
+def test_failures_are_forgotten_at_the_way_out_and_in(site: Site) -> None:
+    one = site[0]
+    file = "/etc/mingled/mingled.toml"
+
+    def fail() -> None:
+        one.root("sh", "-c", f"echo 'peers = 7' > {file}")
+        for _ in range(6):  # systemd allows five starts in 10 s
+            one.root("systemctl", "restart", "mingled", check=False)
+        one.root("rm", file)
+
+    fail()
+    until(lambda: "Start request repeated too quickly" in one.journal(), "there is no limit")
+    one.root(MINGLE, "service", "install")
+    assert one.shown("ActiveState") == "active"
+    fail()
+    one.root(MINGLE, "service", "uninstall")
+    assert "mingled" not in one.root("systemctl", "--failed", "--plain").stdout
+    one.root(MINGLE, "service", "install")
+    assert one.shown("ActiveState") == "active"
 
 
 def test_the_whole_way_out_and_in_again(site: Site, wheels: Path) -> None:
