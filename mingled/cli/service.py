@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from mingled import __version__, client
+from mingled import __version__, client, locks
 from mingled.cli import trusted
 from mingled.core import local
 from mingled.errors import BadInput, DaemonError, MingleError, NotPermitted
@@ -85,7 +85,10 @@ def install() -> None:
     _need_root("install")
     trusted.check(trusted.installation())
     folder = _programs()
-    runs = unit("mingled.service").state in RUNS
+    state = unit("mingled.service").state
+    runs = state in RUNS
+    if state in ("inactive", "failed"):
+        _need_free(client.SYSTEM_SOCKET)
     # Empty also for a daemon that cannot be asked: of another protocol, or at another socket.
     running = running_release()
     changed = [path for name, path in FILES.items() if _put(Path(path), text_of(name, folder))]
@@ -271,6 +274,22 @@ def _need_root(what: str) -> None:
             f"mingle service {what} on {socket.gethostname()} is for root: sudo "
             f"{Path(sys.prefix, 'bin', 'mingle')} service {what}"
         )
+
+
+def _need_free(path: Path) -> None:
+    """systemd would put its socket over that of a daemon that was started by hand, which nobody
+    could reach any more. The lock of one that was killed goes: the service's user may not open
+    what root has made."""
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        locks.release(locks.acquire(lock_path, wait=False), lock_path)
+    except BlockingIOError:
+        raise DaemonError(
+            f"{path} on {socket.gethostname()}: a mingled that is no service serves it already; "
+            "stop that (mingle status names its pid), then run this again: jobs that run go on"
+        ) from None
+    except OSError:
+        pass  # no folder, no daemon
 
 
 def _put(path: Path, text: str) -> bool:

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 import mingled
+from mingled import locks
 from mingled.cli import service, trusted
-from mingled.errors import BadInput
+from mingled.errors import BadInput, DaemonError
 from tests import wheels
 from tests.lan.conftest import absent
 
@@ -199,7 +200,7 @@ def test_a_daemon_that_is_not_the_installed_one_is_restarted(
     restarted: tuple[str, ...],
 ) -> None:
     commands: list[tuple[str, ...]] = []
-    for name in ("_need_systemd", "_need_root"):
+    for name in ("_need_systemd", "_need_root", "_need_free"):
         monkeypatch.setattr(service, name, lambda *_: None)
     monkeypatch.setattr(trusted, "check", lambda _: None)
     monkeypatch.setattr(
@@ -215,6 +216,17 @@ def test_a_daemon_that_is_not_the_installed_one_is_restarted(
     service.install.callback()
     restarts = [words[2:] for words in commands if words[:2] == ("systemctl", "restart")]
     assert restarts == ([restarted] if restarted else [])
+
+
+def test_a_daemon_that_was_started_by_hand_is_not_pushed_aside(tmp_path: Path) -> None:
+    path, lock_path = tmp_path / "control.sock", tmp_path / "control.sock.lock"
+    lock = locks.acquire(lock_path, wait=False)
+    with pytest.raises(DaemonError, match="a mingled that is no service serves it already; stop"):
+        service._need_free(path)
+    os.close(lock)  # as a daemon's that was killed
+    service._need_free(path)
+    assert not lock_path.exists()
+    service._need_free(tmp_path / "nothing/control.sock")
 
 
 # ---------------------------------------------------------------- where it cannot be

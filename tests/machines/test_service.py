@@ -117,6 +117,24 @@ def test_a_bad_file_is_no_reason_to_try_again_and_again(site: Site) -> None:
     one.root("systemctl", "start", "mingled")
 
 
+def test_a_daemon_by_hand_comes_first(site: Site) -> None:
+    one = site[0]
+    one.root(MINGLE, "service", "uninstall")
+    hand = one.start("mingled", user="root")
+    hand.until("on /run/mingled/control.sock, link port ")
+    before = one.root("stat", "-c", "%i", "/run/mingled/control.sock").stdout
+    done = one.root(MINGLE, "service", "install", check=False)
+    assert done.returncode == 80
+    assert "a mingled that is no service serves it already" in done.stderr
+    assert one.root("stat", "-c", "%i", "/run/mingled/control.sock").stdout == before
+    (report,) = json.loads(one.user(MINGLE, "status", "--json").stdout)
+    one.root("kill", "-KILL", str(report["pid"]))
+    hand.end()
+    assert "control.sock.lock" in one.root("ls", "/run/mingled").stdout
+    one.root(MINGLE, "service", "install")
+    assert one.shown("ActiveState") == "active"
+
+
 def test_failures_are_forgotten_at_the_way_out_and_in(site: Site) -> None:
     one = site[0]
     file = "/etc/mingled/mingled.toml"
