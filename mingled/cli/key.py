@@ -12,6 +12,7 @@ import msgspec
 
 from mingled import keys
 from mingled.cli.json_lines import print_json
+from mingled.cli.service import FILES
 from mingled.core.secrets import KEY_BYTES, KEYS_MAX, key_id_of
 from mingled.errors import BadInput
 from mingled.wording import clean
@@ -25,6 +26,10 @@ STEPS = """Change the key of running machines in three steps, each on all of the
   mingle key rotate remove ID      the old one no longer is
 
 Daemons notice by themselves. Jobs that run or wait go on with what they began with."""
+
+
+UNIT = Path(FILES["mingled.service"])
+"""It runs as a user of its own: its start and its reload let that one's group read the key."""
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -99,6 +104,12 @@ def new(file: str | None, source: str | None) -> None:
         "machine needs the same (mingle key show)",
         err=True,
     )
+    if path == keys.SYSTEM and UNIT.exists():
+        click.echo(
+            "mingle key: the service mingled has none until it may read this one: systemctl reload "
+            "mingled",
+            err=True,
+        )
 
 
 @command.command()

@@ -49,6 +49,19 @@ def test_a_key_is_made_shown_and_copied(path: Path, tmp_path: Path) -> None:
     assert keys.load(path) == (only,)
 
 
+def test_the_service_has_to_be_told_of_the_machines_first_key(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mingled.cli.key.UNIT", tmp_path)
+    assert "reload" not in key(path, "new").stderr
+    path.unlink()
+    monkeypatch.setattr(keys, "SYSTEM", path)
+    assert key(path, "new").stderr.endswith(
+        "mingle key: the service mingled has none until it may read this one: systemctl reload "
+        "mingled\n"
+    )
+
+
 def test_ids(path: Path) -> None:
     keys.write(path, [KEY, bytes(32)], new=True)
     first, second = key_id_of(KEY), key_id_of(bytes(32))
