@@ -234,7 +234,9 @@ def _key_file(given: str | None, *, private: bool) -> Path | None:
     from mingled import keys
 
     environ = os.environ | ({keys.VARIABLE: given} if given else {})
-    return keys.find(environ, system=not private)
+    # A daemon for all users has no key of one of them; who starts one without root has it for
+    # himself. The service's user has no home with a key.
+    return keys.find(environ, system=not private and os.geteuid() == 0)
 
 
 _LISTS = ("interfaces", "subnets", "peers", "discovery")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mingled import keys
 from mingled.cli.configuration import KEYS, as_defaults, forget_exported, load
-from mingled.cli.mingled import command
+from mingled.cli.mingled import _options, command
 from mingled.errors import BadInput
 from mingled.frameworks.environment import exported
 
@@ -139,6 +141,19 @@ def test_a_default_file_that_this_user_may_not_read_is_left_out(
     monkeypatch.setenv("MINGLE_CONFIG", str(file))
     with pytest.raises(BadInput, match="cannot be read: Permission denied"):
         command.make_context("mingled", [])
+
+
+def test_a_users_own_daemon_has_the_users_own_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("MINGLE_KEY_FILE", raising=False)
+    keys.write(tmp_path / "mingled/key", [bytes(32)], new=True)
+    for uid, has in ((1_000, tmp_path / "mingled/key"), (0, None)):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        monkeypatch.setattr(keys, "SYSTEM", tmp_path / "none")
+        context = command.make_context("mingled", ["--config", os.devnull])
+        assert _options(context).key_file == has
 
 
 def test_the_default_file_is_read_where_none_is_named(
