@@ -243,7 +243,7 @@ def running_release() -> str:
 
 def _forget_failures(units: Sequence[str]) -> None:
     """A unit that failed would stay in `systemctl --failed` without its file, and one that did so
-    five times within 10 s could not be started."""
+    too often within 10 s could not be started."""
     with contextlib.suppress(MingleError):  # systemd has none of them in memory
         _run("systemctl", "reset-failed", *units)
 
