@@ -177,6 +177,9 @@ class Daemon:
             ring = keyring(found) if "key_file" in changes.applied else self._keyring
         except MingleError as error:
             log.error("%s; the configuration of before stays in force", error)
+        except Exception:
+            # Without its end the service manager would take us to be reloading for ever.
+            log.exception("bug: the configuration was not read; that of before stays in force")
         else:
             # Of the rest the old values stand, so that the next reload says so again.
             self._options = self._options.with_changes(found)

@@ -99,7 +99,7 @@ def _value(kind: str, key: str, value: object) -> Any:
             raise BadInput("not a port from 1 to 65535")
         return value
     if kind in ("text", "level"):
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or "\0" in value:
             raise BadInput("not a text")
         if kind == "level" and value not in LEVELS:
             raise BadInput(f"no level of the log; there are {', '.join(LEVELS)}")

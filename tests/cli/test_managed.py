@@ -213,6 +213,7 @@ def test_a_reload_changes_what_can_change_and_names_the_rest(
         ("\nlog_levle = 1\n", "line 2 on {host}: no key 'log_levle'; there are socket, link_port"),
         ("peers = 7\n", "line 1 on {host}: peers = 7: not a list of texts; want something like"),
         ("peers = [", "is no TOML"),
+        ('key_file = "/a\\u0000b"\n', "want something like key_file = "),
         ('key_file = "/nonexistent/key"\n', "key file /nonexistent/key on {host}: no such file"),
     ],
 )
