@@ -57,6 +57,7 @@ class _Attempt(msgspec.Struct, kw_only=True):
     links: dict[NodeId, int]  #: every other node of the round
     unacked: set[NodeId]
     paths: Paths  #: that this node proves itself
+    timeout_s: float
     until: float
 
 
@@ -72,6 +73,7 @@ class Seal:
         self.attempt: _Attempt | None = None
         self._sealed: dict[Nonce, tuple[int, frozenset[NodeId]]] = {}  #: by proof
         self._failures = 0
+        self._silences = 0  #: attempts in a row that ended because somebody said nothing
         self._reseal_at = 0.0
         self._address_failures: Counter[str] = Counter()
 
@@ -123,6 +125,7 @@ class Seal:
         else:
             choice = Choice(master=LOOPBACK)
         home, links = self._claim.job.home, {s.card.node: s.link for s in sessions}
+        timeout_s = self._timeout_s()
         attempt = self.attempt = _Attempt(
             round=self.round + 1,
             proof=self._ctx.stream.nonce(),
@@ -134,7 +137,8 @@ class Seal:
             links=links,
             unacked=set(links),
             paths=Paths(self._claim.job.job, home, self._ctx.node, choice.master.interface),
-            until=now + self._ctx.settings.prepare_timeout_s,
+            timeout_s=timeout_s,
+            until=now + timeout_s,
         )
         self._claim.job.to(Trigger.PREPARE)
         if attempt.store:
@@ -143,6 +147,11 @@ class Seal:
             self._ctx.do(actions.Tell(participant=seat.participant, message=ask))
         else:
             self._claim.job.open_proof(attempt.proof)
+
+    def _timeout_s(self) -> float:
+        settings = self._ctx.settings
+        longer = settings.prepare_timeout_s * 2.0 ** min(self._silences, 10)
+        return min(longer, settings.prepare_timeout_max_s)
 
     def _shut_out(self, sessions: list[Session], now: float) -> None:
         who = ", ".join(s.there for s in self._claim.survey.shut_out(sessions)[:8])
@@ -324,7 +333,7 @@ class Seal:
         attempt, claim, job = self.attempt, self._claim, self._claim.job
         assert attempt is not None
         self.attempt, self.round = None, attempt.round
-        self._failures = 0
+        self._failures = self._silences = 0
         self.last_call.close()
         self._sealed[attempt.proof] = (attempt.round, frozenset(attempt.links))
         if len(self._sealed) > 8:  # nobody is unsure of an older round for so long
@@ -392,13 +401,14 @@ class Seal:
         if attempt is None:
             return False
         if now >= attempt.until:
+            self._silences += 1
             self._abort(self._silent(attempt), now, backoff=True)
         return True
 
     def _silent(self, attempt: _Attempt) -> str:
         silent = (p for p in attempt.chosen if p.node in attempt.unacked)
         hosts = sorted({f"{p.host} ({p.address})" for p in silent})
-        timeout_s = self._ctx.settings.prepare_timeout_s
+        timeout_s = attempt.timeout_s
         if not attempt.port:
             what = "its client opened no store" if attempt.store else "no port could be opened"
             return f"{self._claim.job.home.here()}: {what} within {timeout_s:g} s"

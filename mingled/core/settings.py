@@ -47,7 +47,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """For a follower to find out which of the leader's addresses it reaches."""
 
     prepare_timeout_s: float = 6.0
-    """From Prepare to the last Ack. One proof connection may take 3 s (two lost SYNs)."""
+    """From Prepare to the last Ack. One proof connection may take 3 s (two lost SYNs). Doubles with
+    each attempt in which somebody was silent: where half of all packets are lost, 6 s are never
+    enough for all of eight nodes."""
+
+    prepare_timeout_max_s: float = 24.0
 
     reseal_min_s: float = 0.5
     """First pause after an aborted seal; doubles. A NACK by firewall does not heal in a tight
