@@ -51,8 +51,10 @@ class Desk:
     def join(self, event: JoinAsked, now: float) -> None:
         """A new local participant, or a refusal that says who is in its way."""
         join = event.join
-        # A rendezvous of a framework's own joins again because its round is over: no news to it.
-        self._replace(event.holder, event.participant, join.lost, now, quiet=join.store)
+        # No news to a framework's own rendezvous, whose round is over, and to whoever says itself
+        # that the run before has failed.
+        quiet = join.store or bool(join.lost)
+        self._replace(event.holder, event.participant, join.lost, now, quiet=quiet)
         settings = self._ctx.settings
         seat = Seat(event.participant, event.join, event.holder, now, settings.hint_after_s)
         seat.before = self._before(seat)

@@ -245,6 +245,9 @@ def test_a_second_join_of_a_process_replaces_its_first() -> None:
     stage.wait(1.0)
     assert ready(again[0]).master_port != 0
     assert ready(again[0]).members == ready(again[1]).members
+    third = stage.join(1, rank=0, like=again[0], lost="CMD failed with exit 1")
+    stage.wait(1.0)
+    assert not any("replaces" in s for s in noticed(third)), "it has said so itself"
 
 
 def test_leave_tells_the_others() -> None:
