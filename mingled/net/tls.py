@@ -112,9 +112,11 @@ class Vault:
         return known
 
     def warm(self, label: Label) -> None:
-        """Make what a connection needs, for both sides, unless it is no longer needed."""
+        """Make what a connection needs, for both sides, unless it is no longer needed. Where that
+        cannot be had now, as no descriptor is left, the first connection tries again."""
         if label in self._realms:
-            self.of(label).warm()
+            with contextlib.suppress(OSError):
+                self.of(label).warm()
 
     def server(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         return self._base.wrap_bio(incoming, outgoing, server_side=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -248,3 +249,16 @@ async def test_a_name_of_no_letters_is_refused_and_says_nothing_in_our_log(serve
     assert isinstance(await server.heard.get(), str)
     await reader.read()
     writer.close()
+
+
+async def test_what_cannot_be_made_ahead_is_made_when_it_is_needed(server: Server) -> None:
+    """The limit of open files is reached just when the contexts are made for later use."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        server.vault.warm(BERT.label)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    channel = await dial(server, tls.Pass(BERT))
+    assert await server.heard.get() == BERT.label
+    channel.close()
