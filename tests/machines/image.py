@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 CGROUPS = Path("/sys/fs/cgroup")
 
 PACKAGES = (
-    *("systemd", "systemd-sysv", "dbus", "libnss-systemd"),
+    *("systemd", "systemd-sysv", "dbus", "libnss-systemd", "libpam-systemd"),
     *("python3", "python3-venv", "iproute2", "procps", "iputils-ping"),
 )
 
