@@ -474,7 +474,7 @@ class Job:
         if self.state in (State.SEARCHING, State.CONNECTING):
             times.append(self.search.deadline())
         if self._asks():
-            times.append(self.search.ask_at)
+            times.append(self.search.asks_at)
         if self.pursuit is not None:
             times.append(self.pursuit.deadline())
         if self.claim is not None:

@@ -25,7 +25,7 @@ class Search:
         self._turns = 0
         self._next_try_at = 0.0
         self._first_try_at: float | None = None
-        self.ask_at = 0.0
+        self.ask_at = 0.0  #: at the earliest; see `asks_at`
         self.tries: dict[int, Advert] = {}  #: by link
 
     def begin(self, now: float) -> None:
@@ -147,9 +147,17 @@ class Search:
     def _may_lead(self, now: float) -> bool:
         return now >= self._window_end and any(s.can_lead for s in self._job.waiting())
 
+    @property
+    def asks_at(self) -> float:
+        """When the network is asked next. Whoever is being connected to may well be the one, and
+        is given a moment: where a thousand followers know their leader, none has to ask."""
+        if self._job.state is State.CONNECTING and self._first_try_at is not None:
+            return max(self.ask_at, self._first_try_at + self._ctx.settings.try_stagger_s)
+        return self.ask_at
+
     def ask(self, now: float) -> None:
         """Ask the network again, if it is time."""
-        if now < self.ask_at:
+        if now < self.asks_at:
             return
         settings = self._ctx.settings
         # The first time so that a leader answers us alone; if nothing comes, the reply may have

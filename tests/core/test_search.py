@@ -1,0 +1,82 @@
+"""Who asks the network, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mingled.core import actions, events, local
+from mingled.core.events import Address, Holder
+from mingled.core.messages import Advert
+from mingled.core.rendezvous import Rendezvous
+from mingled.core.secrets import realm_of
+from mingled.core.settings import Settings
+from mingled.core.words import Form, NodeId, ParticipantId
+from tests.core.samples import CLAIM, JOB
+
+HOLDER = Holder(pid=11, identity="11", uid=1_000, user="ann", watched=True)
+STAGGER_S = Settings().try_stagger_s
+
+
+class Follower:
+    """A node whose participant looks for a leader."""
+
+    def __init__(self) -> None:
+        self.core = Rendezvous(
+            seed=bytes(32),
+            node=NodeId("e" * 32),
+            host="gpu2",
+            link_port=29_490,
+            ring_port=41_873,
+            addresses=(Address(address="10.0.0.2", interface="eth0", prefix=24),),
+        )
+
+    def does(self, event: events.Event, now: float) -> list[actions.Action]:
+        return self.core.handle(event, now)
+
+    def joins(self, now: float, **wish: Any) -> list[actions.Action]:
+        join = local.Join(job=JOB, form=Form.PROCESS, rank=1, size_min=2, size_max=2, **wish)
+        who = ParticipantId("1" * 32)
+        return self.does(events.JoinAsked(participant=who, join=join, holder=HOLDER), now)
+
+    def hears(self, now: float) -> list[actions.Action]:
+        advert = Advert(
+            version=1,
+            key_id="none",
+            label=realm_of(JOB).label,
+            claim=CLAIM,
+            port=29_490,
+            addresses=("10.0.0.1",),
+        )
+        return self.does(events.AdvertHeard(advert=advert, rung="mdns"), now)
+
+
+def of(done: list[actions.Action], kind: type[actions.Action]) -> list[actions.Action]:
+    return [action for action in done if isinstance(action, kind)]
+
+
+def test_who_knows_of_nobody_asks_at_once() -> None:
+    one = Follower()
+    done = one.joins(100.0) + one.does(events.Ticked(), 100.0)
+    assert len(of(done, actions.Ask)) == 1
+
+
+def test_who_knows_of_a_leader_asks_nobody_while_that_may_answer() -> None:
+    one = Follower()
+    one.hears(90.0)
+    done = one.joins(100.0) + one.does(events.Ticked(), 100.0)
+    assert len(of(done, actions.OpenLink)) == 1
+    assert not of(done, actions.Ask)
+    assert one.core.deadline() == pytest.approx(100.0 + STAGGER_S)
+    assert len(of(one.does(events.Ticked(), 100.0 + STAGGER_S), actions.Ask)) == 1
+
+
+def test_who_is_refused_asks_at_once() -> None:
+    one = Follower()
+    one.hears(90.0)
+    (opened,) = of(one.joins(100.0), actions.OpenLink)
+    assert isinstance(opened, actions.OpenLink)
+    failed = events.LinkFailed(link=opened.link, reason="refused", answered=True)
+    done = one.does(failed, 100.1) + one.does(events.Ticked(), 100.1)
+    assert len(of(done, actions.Ask)) == 1
