@@ -6,6 +6,8 @@ SIM_SEEDS ?= 0..200
 TARGET ?= core
 RUNS ?= 100000
 BIN := .venv/bin
+# A minute of simulation, which `make test` has; `make check` plays SIM_SEEDS in five seconds.
+LONG_SIM := --ignore tests/sim/test_crashes.py --ignore tests/sim/test_sweep.py
 
 .PHONY: help demo test check lint sim fuzz bench docs dist format clean
 
@@ -20,8 +22,8 @@ test:  ## all tests (ARGS="-k name" goes to pytest); what a machine lacks skips,
 	@scripts/bootstrap --with frameworks
 	$(BIN)/pytest $(ARGS)
 
-check: lint  ## linters, unit tests, a short simulation: under two minutes
-	$(BIN)/pytest -q -m "not lan and not torch and not daemon and not machines" $(ARGS)
+check: lint  ## linters, unit tests, a short simulation: some two minutes
+	$(BIN)/pytest -q -m "not lan and not torch and not daemon and not machines" $(LONG_SIM) $(ARGS)
 	$(BIN)/python -m tests.sim --seeds $(SIM_SEEDS)
 
 lint:  ## ruff, mypy, import rules
