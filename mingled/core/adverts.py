@@ -10,7 +10,7 @@ import msgspec
 
 from mingled.core.events import Rung
 from mingled.core.messages import ADDRESSES_MAX, Advert, NodeCard
-from mingled.core.settings import Settings
+from mingled.core.settings import Settings, doubled_s
 from mingled.core.words import Label, Nonce
 
 OTHERS_MAX = 4
@@ -140,9 +140,8 @@ class AdvertBook:
         known = self._by_label.get(label, {}).get(claim)
         if known is None:
             return now
-        pause = min(
-            self._settings.retry_min_s * 2.0 ** min(known.failures, 30), self._settings.retry_max_s
-        )
+        settings = self._settings
+        pause = doubled_s(settings.retry_min_s, known.failures, settings.retry_max_s)
         known.failures += 1
         known.retry_at = now + pause
         return known.retry_at

@@ -20,6 +20,7 @@ from mingled.core.plain import LOOPBACK
 from mingled.core.reach import scoped
 from mingled.core.roster import Present, choose, config_of, members_of
 from mingled.core.seat import Seat
+from mingled.core.settings import doubled_s
 from mingled.core.survey import Choice
 from mingled.core.table import State, Trigger
 from mingled.core.words import NodeId, Nonce, ParticipantId
@@ -111,6 +112,7 @@ class Seal:
 
     def _start(self, seat: Seat, chosen: tuple[Present, ...], now: float) -> None:
         sessions, survey = self._sessions(chosen), self._claim.survey
+        settings = self._ctx.settings
         if survey.waits(sessions, now):
             return
         if sessions:
@@ -125,7 +127,8 @@ class Seal:
         else:
             choice = Choice(master=LOOPBACK)
         home, links = self._claim.job.home, {s.card.node: s.link for s in sessions}
-        timeout_s = self._timeout_s()
+        first_s, most_s = settings.prepare_timeout_s, settings.prepare_timeout_max_s
+        timeout_s = doubled_s(first_s, self._silences, most_s)
         attempt = self.attempt = _Attempt(
             round=self.round + 1,
             proof=self._ctx.stream.nonce(),
@@ -147,11 +150,6 @@ class Seal:
             self._ctx.do(actions.Tell(participant=seat.participant, message=ask))
         else:
             self._claim.job.open_proof(attempt.proof)
-
-    def _timeout_s(self) -> float:
-        settings = self._ctx.settings
-        longer = settings.prepare_timeout_s * 2.0 ** min(self._silences, 10)
-        return min(longer, settings.prepare_timeout_max_s)
 
     def _shut_out(self, sessions: list[Session], now: float) -> None:
         who = ", ".join(s.there for s in self._claim.survey.shut_out(sessions)[:8])
@@ -320,9 +318,9 @@ class Seal:
                 )
                 self._ctx.send(link, abort)
         if backoff:
-            pause = settings.reseal_min_s * 2.0 ** min(self._failures, 10)
+            pause = doubled_s(settings.reseal_min_s, self._failures, settings.reseal_max_s)
             self._failures += 1
-            self._reseal_at = now + min(pause, settings.reseal_max_s)
+            self._reseal_at = now + pause
             self._claim.survey.ask_again()
         job.note(reason, now)
         job.settle(now)

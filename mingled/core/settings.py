@@ -166,3 +166,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     story_max: int = 40
     """Transitions kept for reports and errors."""
+
+
+def doubled_s(first_s: float, times: int, most_s: float) -> float:
+    """What starts at `first_s` and has doubled so many times, but is `most_s` at most."""
+    return min(first_s * 2.0 ** min(times, 30), most_s)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mingled.core import actions, messages
 from mingled.core.messages import ADDRESSES_MAX
 from mingled.core.reach import bare
+from mingled.core.settings import doubled_s
 from mingled.core.words import Label, Nonce
 
 if TYPE_CHECKING:
@@ -346,7 +347,7 @@ class Watches:
         if watch.link is None:
             pause = settings.absent_every_s
             if self._job.attachments.wanted(watch):
-                pause = min(settings.attach_min_s * 2.0 ** min(watch.backoff, 10), pause)
+                pause = doubled_s(settings.attach_min_s, watch.backoff, pause)
             elif watch.backoff:  # else it may just be on its way
                 reason = "its daemon has not come back"
                 self._job.rounds.daemonless(watch.node, watch.rounds, reason, now)

@@ -9,15 +9,28 @@ import msgspec
 
 from mingled.core import local
 from mingled.core.config import Config
-from mingled.core.events import Holder
+from mingled.core.events import Address, Holder
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.table import State
-from mingled.core.words import Form, JobId, ParticipantId
+from mingled.core.words import Form, JobId, NodeId, ParticipantId
 from tests.sim.clients import Client
 from tests.sim.network import Air
 from tests.sim.world import World
 
 JOB = JobId("bert")
+HOLDER = Holder(pid=11, identity="11", uid=1_000, user="ann", watched=True)
+
+
+def one_core(host: str, *addresses: Address) -> Rendezvous:
+    """One daemon's, with nothing around it: what it is told and asked is up to the test."""
+    return Rendezvous(
+        seed=bytes(32),
+        node=NodeId("e" * 32),
+        host=host,
+        link_port=29_490,
+        ring_port=41_873,
+        addresses=addresses,
+    )
 
 
 class Stage:

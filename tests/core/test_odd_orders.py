@@ -7,28 +7,21 @@ from typing import Any
 import pytest
 
 from mingled.core import actions, events, local
-from mingled.core.events import Address, Holder
+from mingled.core.events import Address
 from mingled.core.messages import Advert, Contest
 from mingled.core.rendezvous import Rendezvous
 from mingled.core.table import State
-from mingled.core.words import Form, NodeId, ParticipantId, Standing
+from mingled.core.words import Form, ParticipantId, Standing
 from tests.core.samples import CARD, CLAIM, JOB
+from tests.core.stage import HOLDER, one_core
 
 HERE = Address(address="10.0.0.1", interface="eth0", prefix=24)
 MOVED = Address(address="10.0.9.1", interface="eth0", prefix=24)
-HOLDER = Holder(pid=11, identity="11", uid=1_000, user="ann", watched=True)
 
 
 @pytest.fixture
 def core() -> Rendezvous:
-    return Rendezvous(
-        seed=bytes(32),
-        node=NodeId("e" * 32),
-        host="gpu1",
-        link_port=29_490,
-        ring_port=41_873,
-        addresses=(HERE,),
-    )
+    return one_core("gpu1", HERE)
 
 
 def join(core: Rendezvous, number: int, now: float, **wish: Any) -> list[actions.Action]:

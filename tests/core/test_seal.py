@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from mingled.core import events, local
-from mingled.core.events import Address, Holder
-from mingled.core.rendezvous import Rendezvous
+from mingled.core.events import Address
 from mingled.core.seal import Seal, _Attempt
 from mingled.core.settings import Settings
-from mingled.core.words import Form, NodeId, ParticipantId
+from mingled.core.words import Form, ParticipantId
 from tests.core.samples import JOB
-
-HOLDER = Holder(pid=11, identity="11", uid=1_000, user="ann", watched=True)
+from tests.core.stage import HOLDER, one_core
 
 
 class Alone:
@@ -19,14 +17,8 @@ class Alone:
     def __init__(self) -> None:
         self.now = 100.0
         self.who = ParticipantId("0" * 32)
-        self.core = Rendezvous(
-            seed=bytes(32),
-            node=NodeId("e" * 32),
-            host="gpu1",
-            link_port=29_490,
-            ring_port=41_873,
-            addresses=(Address(address="10.0.0.1", interface="eth0", prefix=24),),
-        )
+        here = Address(address="10.0.0.1", interface="eth0", prefix=24)
+        self.core = one_core("gpu1", here)
 
     def join(self) -> None:
         """The same process, each time anew."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from mingled.core import actions, events, local
-from mingled.core.events import Address, Holder
+from mingled.core.events import Address
 from mingled.core.messages import Advert
-from mingled.core.rendezvous import Rendezvous
 from mingled.core.secrets import realm_of
 from mingled.core.settings import Settings
-from mingled.core.words import Form, NodeId, ParticipantId
+from mingled.core.words import Form, ParticipantId
 from tests.core.samples import CLAIM, JOB
+from tests.core.stage import HOLDER, one_core
 
-HOLDER = Holder(pid=11, identity="11", uid=1_000, user="ann", watched=True)
 STAGGER_S = Settings().try_stagger_s
 
 
@@ -23,20 +20,14 @@ class Follower:
     """A node whose participant looks for a leader."""
 
     def __init__(self) -> None:
-        self.core = Rendezvous(
-            seed=bytes(32),
-            node=NodeId("e" * 32),
-            host="gpu2",
-            link_port=29_490,
-            ring_port=41_873,
-            addresses=(Address(address="10.0.0.2", interface="eth0", prefix=24),),
-        )
+        here = Address(address="10.0.0.2", interface="eth0", prefix=24)
+        self.core = one_core("gpu2", here)
 
     def does(self, event: events.Event, now: float) -> list[actions.Action]:
         return self.core.handle(event, now)
 
-    def joins(self, now: float, **wish: Any) -> list[actions.Action]:
-        join = local.Join(job=JOB, form=Form.PROCESS, rank=1, size_min=2, size_max=2, **wish)
+    def joins(self, now: float) -> list[actions.Action]:
+        join = local.Join(job=JOB, form=Form.PROCESS, rank=1, size_min=2, size_max=2)
         who = ParticipantId("1" * 32)
         return self.does(events.JoinAsked(participant=who, join=join, holder=HOLDER), now)
 
